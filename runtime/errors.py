@@ -1,0 +1,94 @@
+"""Every error a user can cause, and the one place where errors become messages and exit codes.
+
+    RetinaNetEdgeError          exit 1   something failed while running
+    ├── UserInputError          exit 2   what the user gave is missing, broken or does not fit
+    │   ├── DatasetError                 a labelled folder or one of its files
+    │   ├── ModelFolderError             a model folder, its card, or a file the card vouches for
+    │   └── CameraError                  a camera, video or image folder that cannot be opened
+    ├── EngineError             exit 1   an engine that does not build, load or run on this machine
+    └── VerdictError            exit 3   the INT8 model loses more accuracy than allowed
+
+A message is one line: what was expected, what came, what to run next.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+# Exit codes of every command; 130 is the shell's own for a process ended by Ctrl-C.
+EXIT_DONE, EXIT_FAILED, EXIT_USER_INPUT, EXIT_VERDICT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+# Module a command may miss -> the extra of pyproject.toml that brings it.
+_EXTRA_OF_MODULE = {
+    "torch": "train", "torchvision": "train", "timm": "train", "safetensors": "train", "matplotlib": "train",
+    "pycocotools": "train", "defusedxml": "train", "tqdm": "train",
+    "onnx": "export", "onnxruntime": "export",
+    "openvino": "cpu", "cv2": "cpu", "av": "cpu",
+    "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu", "polygraphy": "gpu",
+}  # fmt: skip
+
+
+class RetinaNetEdgeError(Exception):
+    """Something failed while running; the message says what and what to do."""
+
+    exit_code = EXIT_FAILED
+
+
+class UserInputError(RetinaNetEdgeError):
+    """What the user gave is missing, broken or does not fit."""
+
+    exit_code = EXIT_USER_INPUT
+
+
+class DatasetError(UserInputError):
+    """A labelled folder, or one of its files, cannot be used."""
+
+
+class ModelFolderError(UserInputError):
+    """A model folder, its card, or a file the card vouches for cannot be used."""
+
+
+class CameraError(UserInputError):
+    """A camera, video or image folder cannot be opened."""
+
+
+class EngineError(RetinaNetEdgeError):
+    """An engine does not build, load or run on this machine."""
+
+
+class VerdictError(RetinaNetEdgeError):
+    """The INT8 model loses more accuracy than allowed."""
+
+    exit_code = EXIT_VERDICT
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run a command's `main` and return its exit code, turning errors users can cause into one line on stderr."""
+    try:
+        main()
+    except RetinaNetEdgeError as error:
+        return _report(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _report("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _EXTRA_OF_MODULE:
+            raise
+        extra = _EXTRA_OF_MODULE[package]
+        return _report(f"this command needs {package}: run pip install -e '.[{extra}]'", EXIT_USER_INPUT)
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _report(f"{where}{error.strerror}: check the path, its permissions and the free disk space",
+                       EXIT_FAILED if error.errno is None else EXIT_USER_INPUT)  # fmt: skip
+    return EXIT_DONE
+
+
+def _report(message: str, exit_code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
