@@ -1,0 +1,108 @@
+"""What runs a model: the protocol that every backend fulfils, and the choice of one for this machine.
+
+Order of choice: the newest TensorRT engine that fits this machine, else INT8, else FP32 on the CPU backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.model_card import ModelCard, Precision
+from retinanet_edge.runtime.model_folder import INT8_FILE, ONNX_FILE, vouched_file
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What one call of an engine gives.
+
+    detections: one for each image, boxes in input pixels (not clipped to the image). stage_ms: milliseconds of each stage of
+    this call, for the whole batch, by name ("network", "nms"; "upload", "engine", "download").
+    """
+
+    detections: list[Detections]
+    stage_ms: dict[str, float]
+
+
+class Engine(Protocol):
+    """Runs a network with its post-processing. Owns its buffers; not for use by two threads at once."""
+
+    @property
+    def name(self) -> str:
+        """File and backend, for people: "model.int8.onnx on OpenVINO"."""
+
+    @property
+    def backend(self) -> str:
+        """Backend alone, as the card's accuracy records name it: "OpenVINO", "TensorRT 8.5.3.1"."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the network."""
+
+    @property
+    def file(self) -> Path:
+        """The file that is run."""
+
+    @property
+    def max_batch(self) -> int:
+        """The most images that one call takes."""
+
+    def infer(self, images: NDArray[np.uint8]) -> Inference:
+        """Run uint8 [N, H, W, 3] BGR, 1 <= N <= max_batch. Raises ValueError for another shape."""
+
+    def close(self) -> None:
+        """Release what is held; may be called twice."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_engine(folder: Path, card: ModelCard, choice: str = "auto", *, max_batch: int = 1) -> Engine:
+    """Open what `choice` names for the model in `folder`.
+
+    choice: "auto" (see above), "fp32" or "int8" (the ONNX file on the CPU backend), or the name of an engine file in the folder.
+    Raises ModelFolderError where the file is missing or not the card's, EngineError where an engine does not load here.
+    """
+    if choice == "auto":
+        return _open_best(folder, card, max_batch)
+    if choice in ("fp32", "int8"):
+        return _open_onnx(folder, card, choice, max_batch)
+    name = Path(choice).name
+    records = [record for record in card.engines if record.file == name]
+    if not records:
+        known = ", ".join(record.file for record in card.engines) or "none"
+        raise UserInputError(
+            f"--engine must be auto, fp32, int8 or an engine of the card (it knows {known}), got {choice}: "
+            "run python export/build_engine.py to make one"
+        )
+    from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine
+
+    return TensorRTEngine(vouched_file(folder, name, records[-1].sha256), records[-1], card)
+
+
+def _open_best(folder: Path, card: ModelCard, max_batch: int) -> Engine:
+    from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine, fits_this_machine
+
+    for record in reversed(card.engines):
+        if (folder / record.file).is_file() and record.max_batch >= max_batch and fits_this_machine(record):
+            return TensorRTEngine(vouched_file(folder, record.file, record.sha256), record, card)
+    if card.int8 is not None and (card.verdict is None or card.verdict.passed or card.verdict.forced):
+        return _open_onnx(folder, card, "int8", max_batch)
+    return _open_onnx(folder, card, "fp32", max_batch)
+
+
+def _open_onnx(folder: Path, card: ModelCard, precision: Precision, max_batch: int) -> Engine:
+    from retinanet_edge.runtime.openvino_engine import OpenVINOEngine
+
+    record = card.int8 if precision == "int8" else card.onnx
+    path = vouched_file(folder, INT8_FILE if precision == "int8" else ONNX_FILE, record.sha256 if record else None)
+    return OpenVINOEngine(path, card, precision, batch=max_batch)

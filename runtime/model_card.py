@@ -1,0 +1,278 @@
+"""The card of a model: the contract between training, export and runtime, written as `card.json` in the model folder.
+
+Frozen dataclasses; every field is validated when a card is read, so that a truncated, hand-edited or newer card is one
+clear line and never a wrong picture. What a field means stands beside it. This file knows nothing about folders or locks:
+see model_folder.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from retinanet_edge.runtime.errors import ModelFolderError
+
+SCHEMA_VERSION = 1
+
+# What an engine file holds. The network runs at this precision; decode and NMS are always FP32.
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network takes: uint8 [N, height, width, 3]; mean and std are per channel, RGB, on the 0..255 scale."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    color_order: Literal["BGR"] = "BGR"
+    letterbox: Literal["top-left, bilinear, fill 114"] = "top-left, bilinear, fill 114"
+
+
+@dataclass(frozen=True)
+class AnchorSpec:
+    """Anchors of every level, fine to coarse: sides in input pixels are size * scale, of area (size * scale)^2 at any ratio.
+
+    A ratio is height / width. Order within a cell: for each ratio, every scale.
+    """
+
+    strides: tuple[int, ...]
+    sizes: tuple[float, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at each position of each level."""
+        return len(self.scales) * len(self.ratios)
+
+
+@dataclass(frozen=True)
+class NmsSpec:
+    """Post-processing, as EfficientNMS_TRT takes it; `top_k_per_level` bounds what enters it, inside the graph."""
+
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    max_detections: int = 100
+    top_k_per_level: int | None = None
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What rebuilds the network around its weights (training/model.py)."""
+
+    backbone: str
+    fpn_channels: int
+    head_channels: int
+    head_depth: int
+    head_norm: Literal["none", "batch"]
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What the model was trained on. `path` is relative to the model folder; `split` says how the division was made."""
+
+    format: Literal["coco", "voc", "yolo"]
+    path: str
+    sha256: str
+    split: str
+    train_images: int
+    val_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the weights came to be. `best_epoch` (from 1) is the one whose weights the folder holds."""
+
+    weights_sha256: str
+    start: str
+    epochs: int
+    best_epoch: int
+    seed: int
+    torch: str
+
+
+@dataclass(frozen=True)
+class OnnxRecord:
+    """The portable `model.onnx`. `max_difference` is against PyTorch on real images, over logits and deltas."""
+
+    sha256: str
+    weights_sha256: str
+    opset: int
+    max_difference: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the INT8 scales were measured on."""
+
+    method: Literal["minmax", "percentile", "entropy"]
+    images: int
+    data_sha256: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Int8Record:
+    """The quantized `model.int8.onnx` and what it was made from."""
+
+    sha256: str
+    source_sha256: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether INT8 holds the accuracy: `ap_drop` = AP of FP32 - AP of INT8 on the same images, both on the 0..1 scale."""
+
+    passed: bool
+    ap_drop: float
+    max_ap_drop: float
+    onnx_sha256: str
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """COCO AP at one precision, by one backend, on one split."""
+
+    precision: Precision
+    backend: str
+    split: str
+    images: int
+    ap: float
+    ap50: float
+    ap75: float
+    file_sha256: str
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """A compiled TensorRT engine: valid only for this TensorRT version and this GPU."""
+
+    file: str
+    sha256: str
+    precision: Precision
+    onnx_sha256: str
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    plugin_version: str
+    max_batch: int
+    built: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything the next command must know about a model. Raises ModelFolderError where fields contradict each other."""
+
+    classes: tuple[str, ...]
+    input: InputSpec
+    anchors: AnchorSpec
+    network: NetworkSpec
+    nms: NmsSpec = field(default_factory=NmsSpec)
+    box_coding: Literal["center-size, variances folded"] = "center-size, variances folded"
+    dataset: DatasetRecord | None = None
+    training: TrainingRecord | None = None
+    onnx: OnnxRecord | None = None
+    int8: Int8Record | None = None
+    verdict: Verdict | None = None
+    accuracy: tuple[Accuracy, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ModelFolderError(f"a card needs classes with distinct names, got {list(self.classes)}")
+        if len(self.anchors.strides) != len(self.anchors.sizes):
+            raise ModelFolderError("a card needs one anchor size per stride, got "
+                                   f"{len(self.anchors.sizes)} sizes and {len(self.anchors.strides)} strides")  # fmt: skip
+        if min(self.input.height, self.input.width) < 1:
+            raise ModelFolderError(f"a card needs a positive input size, got {self.input.height}x{self.input.width}")
+        if len(self.input.mean) != 3 or len(self.input.std) != 3 or min(self.input.std) <= 0:
+            raise ModelFolderError("a card needs three means and three positive standard deviations")
+
+    def with_accuracy(self, measured: Accuracy) -> ModelCard:
+        """Return the card with `measured` in place of the earlier figure of the same precision, backend and split."""
+        key = (measured.precision, measured.backend, measured.split)
+        kept = tuple(a for a in self.accuracy if (a.precision, a.backend, a.split) != key)
+        return dataclasses.replace(self, accuracy=(*kept, measured))
+
+    def with_engine(self, record: EngineRecord) -> ModelCard:
+        """Return the card with `record` last, in place of an earlier engine of the same file name."""
+        kept = tuple(e for e in self.engines if e.file != record.file)
+        return dataclasses.replace(self, engines=(*kept, record))
+
+    def to_json(self) -> str:
+        """Return the text of card.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def card_from_json(text: str, source: str) -> ModelCard:
+    """Return the card in `text`; `source` names the file in messages.
+
+    Raises ModelFolderError for text that is not JSON, a newer schema, and fields that are missing, unknown or of the wrong
+    type.
+    """
+    remedy = "train again, or take card.json from a backup"
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelFolderError(f"{source} is not JSON ({error}), it may be truncated: {remedy}") from None
+    if not isinstance(data, dict):
+        raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        advice = "update retinanet-edge" if newer else remedy
+        raise ModelFolderError(f"{source} must have schema version {SCHEMA_VERSION}, got {version!r}: {advice}")
+    try:
+        card = _decode(ModelCard, data, "")
+    except ValueError as error:
+        raise ModelFolderError(f"{source}: {error}: {remedy}") from None
+    assert isinstance(card, ModelCard)
+    return card
+
+
+def _decode(expected: Any, value: Any, where: str) -> Any:
+    """Return JSON `value` as the annotated type `expected`. Raises ValueError saying where, what was expected, what came."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
+        return _decode_dataclass(expected, value, where)
+    if origin is types.UnionType:  # only `X | None` is used
+        return None if value is None else _decode(arguments[0], value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where} must be one of {list(arguments)}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be an object, got {value!r}")
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    accepted = (int, float) if expected is float else (expected,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise ValueError(f"{where} must be {expected.__name__}, got {value!r}")
+    return float(value) if expected is float else value
+
+
+def _decode_dataclass(expected: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where or 'card'} must be an object, got {value!r}")
+    hints = typing.get_type_hints(expected)
+    missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
+    if missing or unknown:
+        raise ValueError(f"{where or 'card'} lacks {missing} and has unknown {unknown}")
+    prefix = f"{where}." if where else ""
+    return expected(**{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items()})
