@@ -70,7 +70,7 @@ class NetworkSpec:
     fpn_channels: int
     head_channels: int
     head_depth: int
-    head_norm: Literal["none", "batch"]
+    norm: Literal["none", "batch"]
 
 
 @dataclass(frozen=True)

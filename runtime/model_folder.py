@@ -52,6 +52,16 @@ def read_card(folder: Path) -> ModelCard:
     return card_from_json(text, str(path))
 
 
+def data_of_card(folder: Path, card: ModelCard) -> Path:
+    """Return the path of the data set that a model was trained on. Raises ModelFolderError where the card names none, or it is gone."""
+    if card.dataset is None:
+        raise ModelFolderError(f"the card of {folder} names no data set: give --data PATH")
+    path = folder.resolve() / card.dataset.path
+    if not path.exists():
+        raise ModelFolderError(f"the data set of this model, {os.path.normpath(path)}, is not here: give its place with --data PATH")
+    return path.resolve()
+
+
 def write_card(folder: Path, card: ModelCard) -> None:
     """Write card.json, whole or not at all."""
     write_atomically(folder / CARD_FILE, card.to_json().encode())
@@ -123,5 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise ModelFolderError(f"another command is writing {folder}: wait for it to end, or name another with --model DIR") from None
+            raise ModelFolderError(
+                f"another command is writing {folder}: wait for it to end, or name another with --model DIR"
+            ) from None
         yield

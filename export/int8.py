@@ -1,0 +1,91 @@
+"""The INT8 model of a folder and its verdict: calibrate, quantize, measure AP of FP32 and INT8 on the same images, decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retinanet_edge.export.build import Int8Options
+from retinanet_edge.export.quantize import quantize
+from retinanet_edge.runtime.coco import measure_accuracy
+from retinanet_edge.runtime.dataset import IMAGE_SUFFIXES, Sample, read_dataset, read_image, read_image_file
+from retinanet_edge.runtime.engine import open_engine
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.runtime.model_card import Accuracy, Calibration, Int8Record, ModelCard, Precision, Verdict
+from retinanet_edge.runtime.model_folder import (
+    INT8_FILE,
+    ONNX_FILE,
+    atomic_path,
+    data_of_card,
+    file_sha256,
+    vouched_file,
+)  # fmt: skip
+from retinanet_edge.runtime.progress import track
+
+
+def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
+    """Write model.int8.onnx, measure both precisions, and return the card with figures and verdict, for the caller to write."""
+    source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
+    dataset = read_dataset(options.data or data_of_card(folder, card))
+    if dataset.classes != card.classes:
+        raise UserInputError(
+            f"the data must have the classes of the model, {list(card.classes)}, got {list(dataset.classes)}: give another --data"
+        )
+    images, data_hash = _calibration_images(card, dataset.train, options)
+    print(f"calibrating on {len(images)} images ({options.method})", flush=True)
+    with atomic_path(folder / INT8_FILE) as temporary:
+        quantize(source, temporary, images, options.method)
+    calibration = Calibration(options.method, len(images), data_hash, options.seed)
+    record = Int8Record(file_sha256(folder / INT8_FILE), file_sha256(source), calibration)
+    card = dataclasses.replace(card, int8=record, verdict=None)
+    card = _measured(folder, _measured(folder, card, "fp32", dataset.val), "int8", dataset.val)
+    ap = {a.precision: a.ap for a in card.accuracy if a.split == "val" and a.backend == "OpenVINO"}
+    drop = ap["fp32"] - ap["int8"]
+    verdict = Verdict(drop <= options.max_ap_drop, drop, options.max_ap_drop, record.sha256, forced=False)
+    return dataclasses.replace(card, verdict=verdict)
+
+
+def _calibration_images(
+    card: ModelCard, samples: Sequence[Sample], options: Int8Options
+) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return letterboxed images uint8 [H, W, 3], a seeded choice, and a hash over their pixels."""
+    if options.calibration is not None:
+        frames = _read_folder(options.calibration)
+    else:
+        frames = [functools.partial(read_image, sample) for sample in samples]
+    order = np.random.default_rng(options.seed).permutation(len(frames))[: options.images]
+    images, digest = [], hashlib.sha256()
+    for index in track(order.tolist(), "reading calibration images"):
+        frame = frames[index]()
+        images.append(Letterbox(*frame.shape[:2], card.input.height, card.input.width).apply(frame))
+        digest.update(images[-1].tobytes())
+    return images, digest.hexdigest()
+
+
+def _read_folder(folder: Path) -> list[Callable[[], NDArray[np.uint8]]]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise UserInputError(f"--calibration must be a folder with images ({suffixes}), found none in {folder}")
+    return [functools.partial(read_image_file, path) for path in paths]
+
+
+def _measured(folder: Path, card: ModelCard, precision: Precision, samples: Sequence[Sample]) -> ModelCard:
+    """Return the card with AP of a precision on the validation split, measured on the CPU backend unless the card has it."""
+    file = folder / (INT8_FILE if precision == "int8" else ONNX_FILE)
+    sha256 = file_sha256(file)
+    if any(a.file_sha256 == sha256 and a.split == "val" and a.backend == "OpenVINO" for a in card.accuracy):
+        return card
+    with open_engine(folder, card, precision) as engine:
+        metrics, _ = measure_accuracy(engine, card, samples, card.classes, f"AP of {precision}")
+        backend = engine.backend
+    return card.with_accuracy(
+        Accuracy(precision, backend, "val", len(samples), metrics.ap, metrics.ap50, metrics.ap75, sha256)
+    )

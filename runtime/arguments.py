@@ -1,0 +1,50 @@
+"""Types for argparse: what a flag takes, refused with what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a type for whole numbers from `minimum` on."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text}")
+        return int(text)
+
+    return parse
+
+
+def number(minimum: float = 0.0, maximum: float = math.inf, *, positive: bool = False) -> Callable[[str], float]:
+    """Return a type for numbers from `minimum` to `maximum`; with `positive`, zero is refused too."""
+    expected = "positive" if positive else f"at least {minimum:g}"
+    if maximum < math.inf:
+        expected += f" and at most {maximum:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum or (positive and value == 0) or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"must be a number, {expected}, got {text}")
+        return value
+
+    return parse
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return positive numbers written with commas between them."""
+    return tuple(number(positive=True)(part) for part in text.split(","))
+
+
+def size(text: str) -> tuple[int, int]:
+    """Return (height, width) in pixels of `H` or `HxW`."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as 640 or 480x640, got {text}")
+    return int(found[1]), int(found[2] or found[1])

@@ -1,0 +1,78 @@
+"""Pictures of a training run for people: curves of loss and AP, precision over recall, detections on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from retinanet_edge.runtime.coco import CocoMetrics
+from retinanet_edge.runtime.dataset import Sample, read_image
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.draw import draw_detections
+from retinanet_edge.training.loop import EpochRecord
+
+_SHEET_IMAGES, _SHEET_COLUMNS, _TILE = 12, 4, 320
+_SHOWN_SCORE = 0.4
+
+
+def save_loss_curve(path: Path, history: Sequence[EpochRecord]) -> None:
+    """Write the losses and the validation AP over epochs as a PNG."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    losses, accuracy = figure.subplots(1, 2)
+    epochs = [record.epoch for record in history]
+    losses.plot(epochs, [record.class_loss for record in history], label="classification (focal)")
+    losses.plot(epochs, [record.box_loss for record in history], label="box (smooth L1)")
+    losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    evaluated = [record for record in history if record.ap is not None]
+    accuracy.plot([r.epoch for r in evaluated], [r.ap50 for r in evaluated], marker="o", markersize=3, label="AP50")
+    accuracy.plot([r.epoch for r in evaluated], [r.ap for r in evaluated], marker="o", markersize=3, label="AP")
+    accuracy.set(xlabel="epoch", ylabel="validation AP", ylim=(0, 1))
+    for axes in (losses, accuracy):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def save_pr_curve(path: Path, metrics: CocoMetrics) -> None:
+    """Write precision over recall at IoU 0.5 of each class as a PNG; of the 12 with the lowest AP where there are more."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    present = {name: ap for name, ap in metrics.per_class.items() if not np.isnan(ap[0])}
+    worst = sorted(present, key=lambda name: present[name][1])[:12]
+    for name in worst:
+        recall, precision = metrics.pr_curves[name]
+        axes.plot(recall, precision, label=f"{name}: AP50 {present[name][1]:.3f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"IoU 0.5, AP50 {metrics.ap50:.3f}")
+    axes.grid(alpha=0.3)
+    if worst:
+        axes.legend(fontsize="small", loc="lower left")
+    figure.savefig(path, dpi=110)
+
+
+def save_detection_sheet(
+    path: Path, samples: Sequence[Sample], detections: Sequence[Detections], class_names: Sequence[str]
+) -> None:
+    """Write validation images, evenly picked, with their detections of score 0.4 and more, as one picture."""
+    picked = np.linspace(0, len(samples) - 1, min(_SHEET_IMAGES, len(samples))).round().astype(int)
+    tiles = [
+        _tile(draw_detections(read_image(samples[i]), detections[i].filtered(_SHOWN_SCORE), class_names)) for i in picked
+    ]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(_SHEET_COLUMNS, len(tiles)))
+    columns = min(_SHEET_COLUMNS, len(tiles))
+    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    ok, data = cv2.imencode(path.suffix, np.vstack(rows))
+    assert ok, f"OpenCV writes {path.suffix}"
+    path.write_bytes(data.tobytes())
+
+
+def _tile(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    scale = _TILE / max(image.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+    tile = np.full((_TILE, _TILE, 3), 255, np.uint8)
+    tile[: small.shape[0], : small.shape[1]] = small[:_TILE, :_TILE]
+    return tile

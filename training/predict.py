@@ -1,0 +1,41 @@
+"""Detections of a PyTorch network on a data set's images, through the same letterbox and NMS as every other backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from retinanet_edge.runtime.dataset import Sample, read_image
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.efficient_nms import efficient_nms
+from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
+from retinanet_edge.runtime.progress import Progress
+from retinanet_edge.training.model import RetinaNet
+
+
+def detect_samples(
+    network: RetinaNet, samples: Sequence[Sample], input_spec: InputSpec, nms: NmsSpec, batch: int
+) -> list[Detections]:
+    """Return the detections of each sample, in the pixels of its image. The network must be in evaluation mode."""
+    device = network.anchors.device
+    anchors = network.anchors.cpu().numpy()[None]
+    found: list[Detections] = []
+    with torch.inference_mode(), Progress("evaluating", len(samples)) as progress:
+        for images, letterboxes in _letterboxed(samples, input_spec, batch):
+            class_logits, box_deltas = network(torch.from_numpy(images).to(device))
+            kept = efficient_nms(class_logits.float().cpu().numpy(), box_deltas.float().cpu().numpy(), anchors, nms)
+            found += [d.with_boxes(box.boxes_to_frame(d.xyxy)) for d, box in zip(kept, letterboxes, strict=True)]
+            progress.advance(len(images))
+    return found
+
+
+def _letterboxed(
+    samples: Sequence[Sample], spec: InputSpec, batch: int
+) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], list[Letterbox]]]:
+    for start in range(0, len(samples), batch):
+        part = samples[start : start + batch]
+        boxes = [Letterbox(sample.height, sample.width, spec.height, spec.width) for sample in part]
+        yield np.stack([box.apply(read_image(sample)) for box, sample in zip(boxes, part, strict=True)]), boxes
