@@ -1,0 +1,121 @@
+"""A model as one call, for one's own program and for the stream: frames in, boxes in frame pixels out. Needs no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.engine import Engine, open_engine
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder, read_card
+
+
+@dataclass(frozen=True)
+class TimedDetections:
+    """Detections of each frame, and milliseconds of each stage for all of them together, in order."""
+
+    detections: list[Detections]
+    stage_ms: dict[str, float]
+
+
+class Detector:
+    """Letterbox, network, post-processing and the way back to frame pixels. A context manager; not for two threads at once.
+
+    model_folder: what training and export wrote. engine: "auto", "fp32", "int8", the name of an engine file in the folder, or an
+    open Engine, which the detector then owns. threshold: least score, 0..1 (below the card's own threshold nothing comes). only:
+    names of the classes wanted, None for all. max_batch: frames that go through the network together.
+
+    Raises ModelFolderError, UserInputError (unknown class or engine) and EngineError.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path | str = DEFAULT_MODEL,
+        engine: str | Engine = "auto",
+        threshold: float = 0.5,
+        *,
+        only: Collection[str] | None = None,
+        max_batch: int = 1,
+    ) -> None:
+        if not 0 <= threshold <= 1:
+            raise UserInputError(f"threshold must be from 0 to 1, got {threshold}")
+        folder = find_model_folder(model_folder)
+        card = read_card(folder)
+        self.classes = card.classes
+        self._threshold, self._only = threshold, None if only is None else _class_indexes(only, card.classes)
+        self._input = card.input
+        self._engine = open_engine(folder, card, engine, max_batch=max_batch) if isinstance(engine, str) else engine
+        batch = min(max_batch, self._engine.max_batch)
+        self._images = np.empty((batch, card.input.height, card.input.width, 3), np.uint8)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model."""
+        return self._engine
+
+    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
+        """Return what is on `frame`, uint8 [H, W, 3] BGR of any size. Raises ValueError for anything else."""
+        return self.detect([frame])[0]
+
+    def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Return the detections of each frame; frames may differ in size. Raises ValueError as above."""
+        return self.detect_timed(frames).detections
+
+    def detect_timed(self, frames: Sequence[NDArray[np.uint8]]) -> TimedDetections:
+        """Return the detections of each frame and the time that each stage took. Raises ValueError as above."""
+        for frame in frames:
+            _check_frame(frame)
+        detections: list[Detections] = []
+        stage_ms: dict[str, float] = {}
+        for start in range(0, len(frames), len(self._images)):
+            part = self._detect_batch(frames[start : start + len(self._images)])
+            detections += part.detections
+            for stage, milliseconds in part.stage_ms.items():
+                stage_ms[stage] = stage_ms.get(stage, 0.0) + milliseconds
+        return TimedDetections(detections, stage_ms)
+
+    def _detect_batch(self, frames: Sequence[NDArray[np.uint8]]) -> TimedDetections:
+        start = time.perf_counter()
+        boxings = [Letterbox(*frame.shape[:2], self._input.height, self._input.width) for frame in frames]
+        for boxing, frame, image in zip(boxings, frames, self._images, strict=False):
+            boxing.apply(frame, out=image)
+        boxed = time.perf_counter()
+        inference = self._engine.infer(self._images[: len(frames)])
+        inferred = time.perf_counter()
+        kept = [found.filtered(self._threshold, self._only) for found in inference.detections]
+        detections = [
+            found.with_boxes(boxing.boxes_to_frame(found.xyxy)) for found, boxing in zip(kept, boxings, strict=True)
+        ]
+        done = time.perf_counter()
+        return TimedDetections(
+            detections, {"letterbox": (boxed - start) * 1e3, **inference.stage_ms, "boxes": (done - inferred) * 1e3}
+        )
+
+    def close(self) -> None:
+        """Release the engine; may be called twice."""
+        self._engine.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _class_indexes(names: Collection[str], known: Sequence[str]) -> list[int]:
+    if unknown := [name for name in names if name not in known]:
+        raise UserInputError(f"the model has no class {', '.join(unknown)}: it knows {', '.join(known)}")
+    return [known.index(name) for name in names]
+
+
+def _check_frame(frame: object) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"a frame must be a NumPy array, got {type(frame).__name__}")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise ValueError(f"a frame must be uint8 [H, W, 3] BGR, got {frame.dtype} {list(frame.shape)}")
