@@ -64,7 +64,8 @@ def _calibration_images(
     images, digest = [], hashlib.sha256()
     for index in track(order.tolist(), "reading calibration images"):
         frame = frames[index]()
-        images.append(Letterbox(*frame.shape[:2], card.input.height, card.input.width).apply(frame))
+        height, width = frame.shape[:2]
+        images.append(Letterbox(height, width, card.input.height, card.input.width).apply(frame))
         digest.update(images[-1].tobytes())
     return images, digest.hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import onnx
@@ -51,8 +50,5 @@ def export_portable(model: Path, data: Path | None) -> tuple[Path, float]:
                 )
         assert card.training is not None
         record = OnnxRecord(file_sha256(path), card.training.weights_sha256, OPSET, difference)
-        # What was made from an earlier model.onnx no longer belongs to this one.
-        changed = card.onnx is None or card.onnx.sha256 != record.sha256
-        former = {"int8": None, "verdict": None, "engines": (), "accuracy": ()} if changed else {}
-        write_card(folder, dataclasses.replace(card, onnx=record, **former))
+        write_card(folder, card.with_onnx(record))
     return path, difference

@@ -128,8 +128,8 @@ def _before_qdq(name: str, producers: dict[str, onnx.NodeProto]) -> str:
     dequantize = producers.get(name)
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return name
-    quantize_node = producers[dequantize.input[0]]
-    return quantize_node.input[0]
+    raw: str = producers[dequantize.input[0]].input[0]
+    return raw
 
 
 def _depths(graph: onnx.GraphProto) -> dict[str, int]:

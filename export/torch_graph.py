@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import torch
@@ -38,18 +39,18 @@ def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
     Raises RetinaNetEdgeError where the exporter did not keep the contract.
     """
     images = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
+    with TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.inference_mode():
+        file = Path(scratch) / "model.onnx"
         # The legacy exporter: the newer one makes opset 18 and converts down, which depends on the onnx release.
         for message in ("You are using the legacy TorchScript-based ONNX", "The feature will be removed"):
             warnings.filterwarnings("ignore", category=DeprecationWarning, message=message)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
         torch.onnx.export(
-            _ContractGraph(network.cpu()), (images,), buffer, input_names=["images"], output_names=list(OUTPUTS),
+            _ContractGraph(network.cpu()), (images,), file, input_names=["images"], output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "N"} for name in ("images", "class_logits", "box_deltas")},
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-    model = onnx.load_from_string(buffer.getvalue())
+        model = onnx.load(file)
     _inline_constant_aliases(model.graph)
     model.producer_name, model.producer_version, model.doc_string = "retinanet-edge", "", ""
     check_contract(model)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.errors import CameraError
 
 DEMO = "demo"

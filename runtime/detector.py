@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Engine, open_engine
 from retinanet_edge.runtime.errors import UserInputError
@@ -82,7 +83,7 @@ class Detector:
 
     def _detect_batch(self, frames: Sequence[NDArray[np.uint8]]) -> TimedDetections:
         start = time.perf_counter()
-        boxings = [Letterbox(*frame.shape[:2], self._input.height, self._input.width) for frame in frames]
+        boxings = [Letterbox(frame.shape[0], frame.shape[1], self._input.height, self._input.width) for frame in frames]
         for boxing, frame, image in zip(boxings, frames, self._images, strict=False):
             boxing.apply(frame, out=image)
         boxed = time.perf_counter()

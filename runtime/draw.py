@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.detections import Detections
 
 _GOLDEN_RATIO = 0.618034  # steps of it around the colour circle keep neighbouring classes far apart

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.model_card import ModelCard, Precision

@@ -11,11 +11,13 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.camera import DEFAULT_FPS, Camera, Frame
 from retinanet_edge.runtime.errors import CameraError, RetinaNetEdgeError
 from retinanet_edge.runtime.recorded_camera import record_container, upright
@@ -94,11 +96,13 @@ class LiveCamera:
     def frames(self) -> Iterator[Frame]:
         """Yield the newest frame, again and again. Raises RetinaNetEdgeError where the camera goes away or falls silent."""
         self._mailbox.forget()
+        first: Frame | None = None
         last = time.monotonic()
         while not self._stopped:
             frame = self._mailbox.take(_STOP_CHECK_S)
             if frame is not None:
-                yield frame
+                first = first or frame
+                yield replace(frame, index=frame.index - first.index, timestamp_s=frame.timestamp_s - first.timestamp_s)
                 last = time.monotonic()
             elif time.monotonic() - last > self._patience_s:
                 raise RetinaNetEdgeError(f"camera {self.name} gave no frame for {self._patience_s:g} s: check it and start again")

@@ -200,6 +200,16 @@ class ModelCard:
         if len(self.input.mean) != 3 or len(self.input.std) != 3 or min(self.input.std) <= 0:
             raise ModelFolderError("a card needs three means and three positive standard deviations")
 
+    def with_training(self, record: TrainingRecord) -> ModelCard:
+        """Return the card with new weights, without what was made from the former ones."""
+        return dataclasses.replace(self, training=record, onnx=None, int8=None, verdict=None, accuracy=(), engines=())
+
+    def with_onnx(self, record: OnnxRecord) -> ModelCard:
+        """Return the card with a new model.onnx; what was made from the former one goes, unless the file is the same."""
+        if self.onnx is not None and self.onnx.sha256 == record.sha256:
+            return dataclasses.replace(self, onnx=record)
+        return dataclasses.replace(self, onnx=record, int8=None, verdict=None, accuracy=(), engines=())
+
     def with_accuracy(self, measured: Accuracy) -> ModelCard:
         """Return the card with `measured` in place of the earlier figure of the same precision, backend and split."""
         key = (measured.precision, measured.backend, measured.split)

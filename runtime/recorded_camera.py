@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.camera import DEFAULT_FPS, Frame
 from retinanet_edge.runtime.errors import CameraError
 

@@ -33,7 +33,7 @@ class Augmentation:
     def __call__(self, image: Tensor, boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return image uint8 [3, H, W], boxes [n, 4] and classes [n] of an image uint8 [3, h, w] RGB with boxes in its pixels."""
         pixels = tv_tensors.Image(image)
-        boxed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])  # type: ignore[no-untyped-call]
+        boxed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
         pixels, boxed = self._pixels(pixels, boxed)
         pixels, boxed = self._scale_and_crop(pixels, boxed)
         pixels, boxed, kept = self._clean(pixels, boxed, classes)

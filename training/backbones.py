@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 
 import timm
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from retinanet_edge.runtime.errors import UserInputError
 
 STRIDES = (8, 16, 32)
+_HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,11 @@ def make_backbone(name: str, weights: str) -> tuple[Backbone, str]:
     """
     if weights not in ("imagenet", "auto"):
         return Backbone(name), "none"
+    _use_cache_when_offline()
     try:
         return Backbone(name, imagenet=True), "imagenet"
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, or no weights for this name
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).split(".")[0] if str(error) else type(error).__name__
         if weights == "imagenet":
             raise UserInputError(
                 f"ImageNet weights of {name} cannot be had ({reason}): "
@@ -61,6 +66,17 @@ def make_backbone(name: str, weights: str) -> tuple[Backbone, str]:
             ) from None
         print(f"ImageNet weights of {name} cannot be had ({reason}): starting from random weights", file=sys.stderr)
         return Backbone(name), "none"
+
+
+def _use_cache_when_offline() -> None:
+    """Let the hub's client look only into its cache where the hub does not answer: by itself it tries for most of a minute."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers, whatever it says
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def _check_name(name: str) -> None:

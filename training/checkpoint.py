@@ -65,9 +65,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelFolderError(f"weights {path} do not exist: give a .safetensors file")
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise ModelFolderError(f"{path} must be a whole safetensors file, got {error}: bring or make it again") from None
+    return tensors
 
 
 def save_training_state(path: Path, modules: dict[str, nn.Module], optimizer: Optimizer, settings: dict[str, Any]) -> None:

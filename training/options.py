@@ -59,4 +59,5 @@ def options_from_json(values: dict[str, Any], source: str) -> TrainingOptions:
     if set(values) != names:
         differing = sorted(names ^ set(values))
         raise ModelFolderError(f"{source} was written by another version (settings {differing} differ): train again")
-    return TrainingOptions(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return TrainingOptions(**plain)

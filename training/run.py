@@ -169,7 +169,7 @@ def _save_best(trainer: Trainer, folder: Path, card: ModelCard, evaluation: Eval
     training = dataclasses.replace(
         card.training, weights_sha256=file_sha256(folder / WEIGHTS_FILE), best_epoch=evaluation.epoch
     )
-    card = dataclasses.replace(card, training=training, onnx=None, int8=None, verdict=None, accuracy=(), engines=())
+    card = card.with_training(training)
     write_card(folder, card)
     report = folder / REPORT_FOLDER
     save_pr_curve(report / "pr_curve.png", evaluation.metrics)

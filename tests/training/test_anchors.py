@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from retinanet_edge.runtime.model_card import AnchorSpec
 from retinanet_edge.training.anchors import make_anchors
 

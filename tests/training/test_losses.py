@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from retinanet_edge.training.losses import LossSpec, compute_losses
 from retinanet_edge.training.targets import encode
 

@@ -1,9 +1,10 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from retinanet_edge.training.targets import BACKGROUND, IGNORED, Matcher, decode, encode, match
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.ops import box_iou
+
+from retinanet_edge.training.targets import BACKGROUND, IGNORED, Matcher, decode, encode, match
 
 MATCHER = Matcher(foreground_iou=0.5, background_iou=0.4)
 
