@@ -52,6 +52,7 @@ def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
         )  # fmt: skip
         model = onnx.load(file)
     _inline_constant_aliases(model.graph)
+    _state_output_shapes(model.graph, anchors=len(network.anchors), classes=network.class_head.outputs)
     model.producer_name, model.producer_version, model.doc_string = "retinanet-edge", "", ""
     check_contract(model)
     return model
@@ -75,6 +76,14 @@ def check_contract(model: onnx.ModelProto) -> None:
         raise RetinaNetEdgeError(
             f"the exported graph must have {'; '.join(complaints)}: try the torch and onnx versions of pyproject.toml"
         )
+
+
+def _state_output_shapes(graph: onnx.GraphProto, *, anchors: int, classes: int) -> None:
+    """Write out [N, A, K] and [N, A, 4], where the exporter gives up on inferring them."""
+    for output, last in zip(graph.output[:2], (classes, 4), strict=True):
+        shape = [onnx.TensorShapeProto.Dimension(dim_param="N")]
+        shape += [onnx.TensorShapeProto.Dimension(dim_value=value) for value in (anchors, last)]
+        output.type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto(dim=shape))
 
 
 def _inline_constant_aliases(graph: onnx.GraphProto) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retinanet_edge.runtime.detections import Detections
 
 _GOLDEN_RATIO = 0.618034  # steps of it around the colour circle keep neighbouring classes far apart
-_REFERENCE_SIDE = 640  # shorter side at which lines are 2 pixels wide and text has scale 0.6
+_REFERENCE_SIDE = 480  # shorter side at which lines are 2 pixels wide and text has scale 0.5
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections, class_names: Sequence[str]) -> NDArray[np.uint8]:
@@ -36,7 +36,7 @@ def _draw_box(image: NDArray[np.uint8], box: NDArray[Any], label: str, color: tu
     import cv2
 
     relative = min(image.shape[:2]) / _REFERENCE_SIDE
-    line, scale = max(1, round(2 * relative)), max(0.35, 0.6 * relative)
+    line, scale = max(1, round(2 * relative)), max(0.35, 0.5 * relative)
     left, top, right, bottom = (int(value) for value in np.round(box))
     cv2.rectangle(image, (left, top), (right, bottom), color, line)
     (width, height), baseline = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
 from retinanet_edge.runtime.boxes import decode_center_size, iou
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.model_card import NmsSpec

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -54,12 +55,26 @@ class AnchorSpec:
 
 @dataclass(frozen=True)
 class NmsSpec:
-    """Post-processing, as EfficientNMS_TRT takes it; `top_k_per_level` bounds what enters it, inside the graph."""
+    """Post-processing, as EfficientNMS_TRT takes it; `top_k_per_level` bounds what enters it, inside the graph.
+
+    Raises ModelFolderError for what the plugin does not take, or takes with another meaning.
+    """
 
     score_threshold: float = 0.05
     iou_threshold: float = 0.5
     max_detections: int = 100
     top_k_per_level: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0.01 <= self.score_threshold < 1:  # below 0.01 the plugin takes a path that lets boxes under the threshold through
+            raise ModelFolderError(f"nms.score_threshold must be at least 0.01 and below 1, got {self.score_threshold}")
+        if not 0 < self.iou_threshold <= 1:
+            raise ModelFolderError(f"nms.iou_threshold must be above 0 and at most 1, got {self.iou_threshold}")
+        if self.max_detections < 1 or (self.top_k_per_level is not None and self.top_k_per_level < 1):
+            raise ModelFolderError(
+                f"nms.max_detections and nms.top_k_per_level must be at least 1, got {self.max_detections} and {self.top_k_per_level}"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,6 +210,10 @@ class ModelCard:
         if len(self.anchors.strides) != len(self.anchors.sizes):
             raise ModelFolderError("a card needs one anchor size per stride, got "
                                    f"{len(self.anchors.sizes)} sizes and {len(self.anchors.strides)} strides")  # fmt: skip
+        if min(self.anchors.strides + self.anchors.sizes + self.anchors.scales + self.anchors.ratios, default=0) <= 0:
+            raise ModelFolderError(f"a card needs anchors with positive strides, sizes, scales and ratios, got {self.anchors}")
+        if not self.anchors.per_cell:
+            raise ModelFolderError("a card needs at least one anchor scale and ratio")
         if min(self.input.height, self.input.width) < 1:
             raise ModelFolderError(f"a card needs a positive input size, got {self.input.height}x{self.input.width}")
         if len(self.input.mean) != 3 or len(self.input.std) != 3 or min(self.input.std) <= 0:
@@ -223,7 +242,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Return the text of card.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
 def card_from_json(text: str, source: str) -> ModelCard:
@@ -235,7 +254,7 @@ def card_from_json(text: str, source: str) -> ModelCard:
     remedy = "train again, or take card.json from a backup"
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, lists within lists within lists
         raise ModelFolderError(f"{source} is not JSON ({error}), it may be truncated: {remedy}") from None
     if not isinstance(data, dict):
         raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
@@ -246,7 +265,7 @@ def card_from_json(text: str, source: str) -> ModelCard:
         raise ModelFolderError(f"{source} must have schema version {SCHEMA_VERSION}, got {version!r}: {advice}")
     try:
         card = _decode(ModelCard, data, "")
-    except ValueError as error:
+    except (ValueError, OverflowError, ModelFolderError) as error:
         raise ModelFolderError(f"{source}: {error}: {remedy}") from None
     assert isinstance(card, ModelCard)
     return card
@@ -274,6 +293,8 @@ def _decode(expected: Any, value: Any, where: str) -> Any:
     accepted = (int, float) if expected is float else (expected,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
         raise ValueError(f"{where} must be {expected.__name__}, got {value!r}")
+    if expected is float and not math.isfinite(value):
+        raise ValueError(f"{where} must be finite, got {value!r}")
     return float(value) if expected is float else value
 
 

@@ -39,12 +39,13 @@ class OpenVINOEngine:
         self.max_batch = batch
         self._nms = card.nms
         self._images = np.zeros((batch, card.input.height, card.input.width, 3), np.uint8)
-        core = import_openvino().Core()
-        model = _read(core, path)
+        openvino = import_openvino()
+        core = openvino.Core()
+        model = _read(openvino, core, path)
         _check_input(model, path, card)
         try:
             model.reshape({_INPUT: list(self._images.shape)})
-            _check_outputs(model, path, card)
+            _check_outputs(model, path, card, batch)
             self._request = core.compile_model(model, "CPU", _COMPILE_OPTIONS).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"{path} does not compile on OpenVINO ({_last_line(error)}): {_remedy(path)}") from None
@@ -99,26 +100,37 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _read(core: Any, path: Path) -> Any:
+def _read(openvino: Any, core: Any, path: Path) -> Any:
     if not path.is_file():
         raise ModelFolderError(f"{path} does not exist: {_remedy(path)}")
     try:
-        return core.read_model(path)
-    except RuntimeError:  # its text is a page of OpenVINO's source lines
-        raise ModelFolderError(f"{path} is not a readable ONNX network, it may be truncated: {_remedy(path)}") from None
+        # Asked first: of a file that is not ONNX every reader that OpenVINO has would say on stderr that it is not theirs.
+        if openvino.frontend.FrontEndManager().load_by_framework("onnx").supported(str(path)):
+            return core.read_model(str(path))
+    except RuntimeError:
+        pass  # its text is a page of OpenVINO's source lines
+    raise ModelFolderError(f"{path} must be an ONNX network, got something else, perhaps a part of one: {_remedy(path)}")
 
 
 def _check_input(model: Any, path: Path, card: ModelCard) -> None:
-    """Check that the file takes what the card says, by name, type and size."""
-    found = {_name(port): f"{port.element_type.to_string()}{list(port.partial_shape)[1:]}" for port in model.inputs}
-    expected = {_INPUT: f"u8{[card.input.height, card.input.width, 3]}".replace("[", "[")}
-    _compare(path, "input", expected, found)
+    """Check, before the batch is set, that the file takes what the card says."""
+    _check_port(model.inputs, _INPUT, f"u8 [?,{card.input.height},{card.input.width},3]", path)
 
 
-def _check_outputs(model: Any, path: Path, card: ModelCard) -> None:
-    """Check that the file gives what the card says, by name, type and size. Shapes are static by now."""
-    found = {_name(port): f"{port.element_type.to_string()}{list(port.partial_shape)}" for port in model.outputs}
-    _compare(path, "output", {}, found)
+def _check_outputs(model: Any, path: Path, card: ModelCard, batch: int) -> None:
+    """Check, when the batch is set, that the file gives what the card says: every shape is known by then."""
+    logits = next((list(port.shape) for port in model.outputs if _LOGITS in port.get_names()), [])
+    count = logits[1] if len(logits) == 3 else "A"
+    _check_port(model.outputs, _LOGITS, f"f32 [{batch},{count},{len(card.classes)}]", path)
+    _check_port(model.outputs, _DELTAS, f"f32 [{batch},{count},4]", path)
+    _check_port(model.outputs, _ANCHORS, f"f32 [1,{count},4]", path)
+
+
+def _check_port(ports: list[Any], name: str, expected: str, path: Path) -> None:
+    port = next((port for port in ports if name in port.get_names()), None)
+    found = "none" if port is None else f"{port.element_type.get_type_name()} {port.partial_shape}"
+    if found != expected:
+        raise ModelFolderError(f"{path} must have {name} {expected} to fit its card, got {found}: {_remedy(path)}")
 
 
 def _remedy(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Inference
 from retinanet_edge.runtime.errors import run_command
