@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from retinanet_edge.export.build import Int8Options
 from retinanet_edge.export.quantize import quantize
 from retinanet_edge.runtime.coco import measure_accuracy
-from retinanet_edge.runtime.dataset import IMAGE_SUFFIXES, Sample, read_dataset, read_image, read_image_file
+from retinanet_edge.runtime.dataset import Sample, read_dataset, read_image
+from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_image_file
 from retinanet_edge.runtime.engine import open_engine
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retinanet_edge.runtime.boxes import area
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Engine, open_engine
 from retinanet_edge.runtime.errors import UserInputError
@@ -89,14 +90,16 @@ class Detector:
         boxed = time.perf_counter()
         inference = self._engine.infer(self._images[: len(frames)])
         inferred = time.perf_counter()
-        kept = [found.filtered(self._threshold, self._only) for found in inference.detections]
-        detections = [
-            found.with_boxes(boxing.boxes_to_frame(found.xyxy)) for found, boxing in zip(kept, boxings, strict=True)
-        ]
+        detections = [self._in_frame(found, boxing) for found, boxing in zip(inference.detections, boxings, strict=True)]
         done = time.perf_counter()
         return TimedDetections(
             detections, {"letterbox": (boxed - start) * 1e3, **inference.stage_ms, "boxes": (done - inferred) * 1e3}
         )
+
+    def _in_frame(self, found: Detections, boxing: Letterbox) -> Detections:
+        kept = found.filtered(self._threshold, self._only)
+        kept = kept.with_boxes(boxing.boxes_to_frame(kept.xyxy))
+        return kept[area(kept.xyxy) > 0]  # clipping leaves nothing of what lies wholly beside the frame, in the fill
 
     def close(self) -> None:
         """Release the engine; may be called twice."""

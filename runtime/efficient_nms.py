@@ -41,7 +41,8 @@ def _one_image(
     with np.errstate(over="ignore", invalid="ignore"):  # a wild delta gives an infinite box, as it does in the plugin
         boxes = decode_center_size(box_deltas[rows], anchors[rows])
         kept = _suppress(boxes, classes, nms)
-    scores = 1 / (1 + np.exp(-class_logits[rows[kept], classes[kept]]))  # cannot overflow: no logit here is below -4.6
+    logits = class_logits[rows[kept], classes[kept]]
+    scores = np.float32(1) / (np.float32(1) + np.exp(-logits))  # cannot overflow: no logit here is below -4.6
     return Detections(boxes[kept], scores, classes[kept].astype(np.int64))
 
 

@@ -94,18 +94,9 @@ class LiveCamera:
         return self._mailbox.dropped
 
     def frames(self) -> Iterator[Frame]:
-        """Yield the newest frame, again and again. Raises RetinaNetEdgeError where the camera goes away or falls silent."""
+        """Yield the newest frame from now on. Raises RetinaNetEdgeError where the camera goes away or falls silent."""
         self._mailbox.forget()
-        first: Frame | None = None
-        last = time.monotonic()
-        while not self._stopped:
-            frame = self._mailbox.take(_STOP_CHECK_S)
-            if frame is not None:
-                first = first or frame
-                yield replace(frame, index=frame.index - first.index, timestamp_s=frame.timestamp_s - first.timestamp_s)
-                last = time.monotonic()
-            elif time.monotonic() - last > self._patience_s:
-                raise RetinaNetEdgeError(f"camera {self.name} gave no frame for {self._patience_s:g} s: check it and start again")
+        return self._newest()
 
     def stop(self) -> None:
         """Let `frames` end soon, also while it waits."""
@@ -121,6 +112,18 @@ class LiveCamera:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _newest(self) -> Iterator[Frame]:
+        first: Frame | None = None
+        last = time.monotonic()
+        while not self._stopped:
+            frame = self._mailbox.take(_STOP_CHECK_S)
+            if frame is not None:
+                first = first or frame
+                yield replace(frame, index=frame.index - first.index, timestamp_s=frame.timestamp_s - first.timestamp_s)
+                last = time.monotonic()
+            elif time.monotonic() - last > self._patience_s:
+                raise RetinaNetEdgeError(f"camera {self.name} gave no frame for {self._patience_s:g} s: check it and start again")
 
     def _read(self, images: _Images) -> None:
         reason, start = "it ended", time.perf_counter()

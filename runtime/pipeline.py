@@ -86,6 +86,8 @@ def run(camera: Camera, detector: Detector, sinks: Sequence[Sink], report: Strea
 
 
 def _check_outputs(options: StreamOptions) -> None:
+    if options.video and options.video.suffix.lower() != ".mp4":
+        raise UserInputError(f"--video must end in .mp4, got {options.video}")
     outputs = {"--video": options.video, "--jsonl": options.jsonl}
     for flag, path in outputs.items():
         if path is None:

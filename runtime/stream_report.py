@@ -22,6 +22,7 @@ class StreamReport:
         self._started = self._second_started = self._ended = time.perf_counter()
         self._second = LatencyHistogram()
         self._in_place = sys.stderr.isatty()
+        self._line_stands = False
 
     def start(self) -> None:
         """Begin to count time: the model is loaded, the first frame is awaited."""
@@ -41,8 +42,9 @@ class StreamReport:
 
     def end(self) -> None:
         """End the line that stands in place."""
-        if self._in_place and self.frames:
+        if self._line_stands:
             print(file=sys.stderr)
+        self._line_stands = False
 
     def table(self) -> str:
         """Return the summary: frames, seconds, frames per second, drops, and each stage's percentiles in milliseconds."""
@@ -61,5 +63,9 @@ class StreamReport:
         rate = self._second.count / (self._ended - self._second_started)
         latency = "/".join(f"{self._second.percentile(percent):.1f}" for percent in _PERCENTS)
         line = f"{rate:6.1f} frames/s   latency p50/p95/p99 {latency} ms   {self.frames} frames, {self.dropped} dropped"
-        print(f"\r{line:100}" if self._in_place else line, end="" if self._in_place else "\n", file=sys.stderr, flush=True)
+        if self._in_place:
+            print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)  # K: what is left of a longer line goes
+        else:
+            print(line, file=sys.stderr, flush=True)
+        self._line_stands = self._in_place
         self._second, self._second_started = LatencyHistogram(), self._ended

@@ -33,8 +33,6 @@ class VideoSink:
     """Drawn frames as MP4 at the recording's own times. The first frame sets the size; others are fitted into it."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        if path.suffix.lower() != ".mp4":
-            raise UserInputError(f"--video must end in .mp4, got {path}")
         self._path, self._fps = path, fps
         self._size = (0, 0)
         self._writer: _Writer | None = None

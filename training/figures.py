@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from retinanet_edge.runtime.coco import CocoMetrics
 from retinanet_edge.runtime.dataset import Sample, read_image
@@ -15,7 +16,7 @@ from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.draw import draw_detections
 from retinanet_edge.training.loop import EpochRecord
 
-_SHEET_IMAGES, _SHEET_COLUMNS, _TILE = 12, 4, 320
+_SHEET_IMAGES, _SHEET_COLUMNS, _TILE_WIDTH = 12, 4, 320
 _SHOWN_SCORE = 0.4
 
 
@@ -58,8 +59,9 @@ def save_detection_sheet(
 ) -> None:
     """Write validation images, evenly picked, with their detections of score 0.4 and more, as one picture."""
     picked = np.linspace(0, len(samples) - 1, min(_SHEET_IMAGES, len(samples))).round().astype(int)
+    height = round(_TILE_WIDTH * np.median([samples[i].height / samples[i].width for i in picked]))
     tiles = [
-        _tile(draw_detections(read_image(samples[i]), detections[i].filtered(_SHOWN_SCORE), class_names)) for i in picked
+        _tile(draw_detections(read_image(samples[i]), detections[i].filtered(_SHOWN_SCORE), class_names), height) for i in picked
     ]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(_SHEET_COLUMNS, len(tiles)))
     columns = min(_SHEET_COLUMNS, len(tiles))
@@ -69,10 +71,11 @@ def save_detection_sheet(
     path.write_bytes(data.tobytes())
 
 
-def _tile(image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    scale = _TILE / max(image.shape[:2])
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
-    tile = np.full((_TILE, _TILE, 3), 255, np.uint8)
-    tile[: small.shape[0], : small.shape[1]] = small[:_TILE, :_TILE]
+def _tile(image: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+    """Return `image` made to fit a white tile."""
+    scale = min(_TILE_WIDTH / image.shape[1], height / image.shape[0])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    tile = np.full((height, _TILE_WIDTH, 3), 255, np.uint8)
+    fitting = small[:height, :_TILE_WIDTH]
+    tile[: fitting.shape[0], : fitting.shape[1]] = fitting
     return tile

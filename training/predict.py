@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from retinanet_edge.runtime.dataset import Sample, read_image
 from retinanet_edge.runtime.detections import Detections
@@ -34,7 +35,7 @@ def detect_samples(
 
 def _letterboxed(
     samples: Sequence[Sample], spec: InputSpec, batch: int
-) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], list[Letterbox]]]:
+) -> Iterator[tuple[NDArray[np.uint8], list[Letterbox]]]:
     for start in range(0, len(samples), batch):
         part = samples[start : start + batch]
         boxes = [Letterbox(sample.height, sample.width, spec.height, spec.width) for sample in part]

@@ -1,4 +1,6 @@
-"""An engine that needs no model: it finds bright rectangles. Run as a program, it is stream.py with this engine.
+"""An engine that needs no model, as it finds bright rectangles, and a video that shows it some.
+
+Run as a program, it is stream.py with this engine:
 
     python bright_engine.py [--pause SECONDS] <arguments of stream.py>
 
@@ -7,8 +9,10 @@
 
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
@@ -68,6 +72,29 @@ def write_model(folder):
     )
     write_card(folder, card)
     return folder
+
+
+def bright_image(index, height=HEIGHT, width=WIDTH):
+    """Return a dark image with one bright square of 12 pixels, which moves by one pixel from image to image."""
+    image = np.full((height, width, 3), 30, np.uint8)
+    left = 4 + index % (width - 20)
+    image[8:20, left : left + 12] = 255
+    return image
+
+
+def write_video(path, count, *, codec="libx264", fps=25, times_ms=None, options=None):
+    """Write `count` bright images as a video whose index comes before its data, so that its beginning decodes."""
+    with av.open(str(path), "w", options=options or {"movflags": "faststart"}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "rgb24" if codec == "png" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(bright_image(index), format="bgr24")
+            frame.time_base = Fraction(1, 1000)
+            frame.pts = times_ms[index] if times_ms else round(index * 1000 / fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
 def main():

@@ -1,0 +1,134 @@
+"""COCO's average precision of detections, computed by pycocotools in memory.
+
+AP is the mean over IoU 0.50, 0.55 ... 0.95 and over the classes that have objects, at up to 100 detections an image
+(https://cocodataset.org/#detection-eval). A class without objects has no AP: nan, left out of the mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retinanet_edge.runtime.dataset import Sample, read_image
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.engine import Engine
+from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.runtime.model_card import ModelCard
+from retinanet_edge.runtime.progress import Progress
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """Figures on the 0..1 scale, nan where there is no object to find.
+
+    ap_small, ap_medium, ap_large: objects below 32^2 pixels, between, and above 96^2. per_class: (AP, AP50) by class name.
+    pr_curves: by class name, recall and precision at IoU 0.5, each [101]; recall rises from 0 to 1.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    images: int
+    per_class: dict[str, tuple[float, float]]
+    pr_curves: dict[str, Curve]
+
+
+def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoMetrics:
+    """Return the AP of `detections`, one for each sample, boxes in the pixels of its image. Raises ValueError for another number."""
+    if len(samples) != len(detections):
+        raise ValueError(f"each sample must have its detections, got {len(samples)} samples and {len(detections)} detections")
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        result = _accumulated(samples, detections, len(class_names))
+    # [IoU 10, recall 101, class K, area all/small/medium/large, detections 1/10/100]; -1 where there is nothing to find
+    precision: NDArray[np.float64] = result["precision"][..., -1]
+    everywhere, recall = precision[..., 0], np.linspace(0, 1, precision.shape[1])
+    at = [everywhere[:, :, index] for index in range(len(class_names))]
+    return CocoMetrics(
+        _mean(everywhere), _mean(everywhere[0]), _mean(everywhere[5]),
+        _mean(precision[..., 1]), _mean(precision[..., 2]), _mean(precision[..., 3]),
+        images=len(samples),
+        per_class={name: (_mean(values), _mean(values[0])) for name, values in zip(class_names, at, strict=True)},
+        pr_curves={name: (recall, values[0]) for name, values in zip(class_names, at, strict=True) if values[0, 0] >= 0},
+    )  # fmt: skip
+
+
+def measure_accuracy(
+    engine: Engine, card: ModelCard, samples: Sequence[Sample], class_names: Sequence[str], description: str
+) -> tuple[CocoMetrics, list[Detections]]:
+    """Run the samples' images through an engine; return the figures and, for each, the detections in the pixels of its image.
+
+    Raises DatasetError where an image does not decode.
+    """
+    found: list[Detections] = []
+    with Progress(description, len(samples)) as progress:
+        for start in range(0, len(samples), engine.max_batch):
+            part = samples[start : start + engine.max_batch]
+            boxings = [Letterbox(s.height, s.width, card.input.height, card.input.width) for s in part]
+            images = np.stack([boxing.apply(read_image(s)) for boxing, s in zip(boxings, part, strict=True)])
+            inference = engine.infer(images)
+            found += [d.with_boxes(b.boxes_to_frame(d.xyxy)) for d, b in zip(inference.detections, boxings, strict=True)]
+            progress.advance(len(part))
+    return coco_metrics(samples, found, class_names), found
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else float("nan")
+
+
+def _accumulated(samples: Sequence[Sample], detections: Sequence[Detections], class_count: int) -> dict[str, Any]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": index, "height": s.height, "width": s.width} for index, s in enumerate(samples)],
+        "categories": [{"id": index, "name": str(index)} for index in range(class_count)],
+        "annotations": _truth_entries(samples),
+    }
+    truth.createIndex()
+    found = COCO()
+    found.dataset = {**truth.dataset, "annotations": _detection_entries(detections)}
+    found.createIndex()
+    evaluation = COCOeval(truth, found, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    result: dict[str, Any] = evaluation.eval
+    return result
+
+
+# Ids begin at 1: pycocotools takes a match with id 0 for none.
+def _truth_entries(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for image, sample in enumerate(samples):
+        columns = (sample.classes.tolist(), _xywh(sample.boxes), sample.areas.tolist(), sample.crowd.tolist())
+        for kind, box, area, crowd in zip(*columns, strict=True):
+            entry = {"image_id": image, "category_id": kind, "bbox": box, "area": area, "iscrowd": int(crowd)}
+            entries.append({"id": len(entries) + 1, **entry})
+    return entries
+
+
+def _detection_entries(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for image, found in enumerate(detections):
+        for kind, box, score in zip(found.classes.tolist(), _xywh(found.xyxy), found.scores.tolist(), strict=True):
+            entry = {"image_id": image, "category_id": kind, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
+            entries.append({"id": len(entries) + 1, **entry})
+    return entries
+
+
+def _xywh(boxes: NDArray[np.float32]) -> list[list[float]]:
+    exact = boxes.astype(np.float64)
+    entries: list[list[float]] = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1).tolist()
+    return entries

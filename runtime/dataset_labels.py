@@ -1,0 +1,67 @@
+"""What a label reader (COCO, VOC, YOLO) hands on: objects as the label file states them, not yet checked against the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from retinanet_edge.runtime.errors import DatasetError
+
+Format = Literal["coco", "voc", "yolo"]
+
+# How folders and files call the splits -> the split's name.
+SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "trainval": "trainval"}
+
+
+class LabelledObject(NamedTuple):
+    """One object. number: COCO annotation id, position in the XML, or line of the text file; for messages.
+
+    box: (left, top, right, bottom), in pixels or, where the image says `relative`, in fractions of it. area: None where not stated.
+    """
+
+    number: object
+    class_name: str
+    box: tuple[float, float, float, float]
+    crowd: bool = False
+    area: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image. name: how the labels call it, "/" between folders. source: the file that names it. size: (width, height) as stated."""
+
+    name: str
+    path: Path
+    source: Path
+    size: tuple[float, float] | None
+    objects: tuple[LabelledObject, ...]
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All that the label files hold. splits: images by "train", "val", "test", "trainval"; "all" where the data has no split."""
+
+    format: Format
+    classes: tuple[str, ...]
+    splits: dict[str, list[LabelledImage]]
+
+
+def read_label_text(path: Path) -> str:
+    """Return the text of a label file. Raises DatasetError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist: complete the data set") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} must be UTF-8 text, got other bytes: write it again") from None
+
+
+def check_class_names(names: list[str], source: Path) -> tuple[str, ...]:
+    """Return the class names of `source`. Raises DatasetError where there are none, or one stands twice."""
+    if not names:
+        raise DatasetError(f"{source} must list at least one class, got none")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(f"{source} must list every class name once, got {twice[0]!r} twice: rename or remove one")
+    return tuple(names)

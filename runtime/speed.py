@@ -1,0 +1,137 @@
+"""How fast a model runs on this machine: the time of each stage over many calls, as a table and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retinanet_edge.runtime.camera import DEMO, open_camera
+from retinanet_edge.runtime.detector import Detector
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.model_folder import write_atomically
+from retinanet_edge.runtime.progress import track
+
+_DIFFERENT_FRAMES = 16  # enough that no call finds its input in the cache, few enough to be held in memory
+_PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Milliseconds of one stage of a call: half, 95 % and 99 % of the calls took at most so long."""
+
+    stage: str
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured, on what, and the result. The last stage is the whole call, "total"; a call takes `batch` frames."""
+
+    engine: str
+    precision: str
+    machine: str
+    frame_size: str
+    batch: int
+    calls: int
+    stages: tuple[StageTime, ...]
+    frames_per_second: float
+
+    def table(self) -> str:
+        """Return what a person reads."""
+        header = f"{self.engine}, {self.precision}, on {self.machine}"
+        sizes = f"{self.calls} calls of {self.batch} frames of {self.frame_size}, milliseconds a call"
+        rows = [f"{'stage':<12}{'p50':>10}{'p95':>10}{'p99':>10}"]
+        rows += [f"{s.stage:<12}{s.p50_ms:>10.2f}{s.p95_ms:>10.2f}{s.p99_ms:>10.2f}" for s in self.stages]
+        return "\n".join([header, sizes, *rows, f"{self.frames_per_second:.1f} frames per second"])
+
+    def to_csv(self) -> str:
+        """Return one row a stage, each with everything needed to compare it with rows of other files."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["engine", "precision", "machine", "frame_size", "batch", "calls",
+                        "stage", "p50_ms", "p95_ms", "p99_ms", "frames_per_second"])  # fmt: skip
+        for s in self.stages:
+            figures = [f"{value:.3f}" for value in (s.p50_ms, s.p95_ms, s.p99_ms, self.frames_per_second)]
+            table.writerow([self.engine, self.precision, self.machine, self.frame_size, self.batch, self.calls, s.stage, *figures])
+        return text.getvalue()
+
+
+def benchmark(
+    model: Path, engine: str, *, frames: int, warmup: int, batch: int, image: Path | None = None, csv_file: Path | None = None
+) -> Speed:
+    """Time `frames` frames of generated scenes, or of an image, video or folder, through the model; write `csv_file`.
+
+    The first `warmup` frames go through untimed. Raises UserInputError for what a Detector refuses, a batch larger than
+    the engine takes, and an image that does not decode.
+    """
+    if csv_file is not None and not csv_file.parent.is_dir():  # said now, not when all has been timed
+        raise UserInputError(f"--csv must be in a folder that exists, got {csv_file}: make {csv_file.parent} first")
+    images = _first_frames(image)
+    with Detector(model, engine, max_batch=batch) as detector:
+        if detector.engine.max_batch < batch:
+            raise UserInputError(f"--batch must be at most {detector.engine.max_batch} for {detector.engine.name}, got {batch}")
+        source = itertools.cycle(images)
+        for _ in range(-(-warmup // batch)):
+            detector.detect(list(itertools.islice(source, batch)))
+        calls = [
+            _timed_call(detector, list(itertools.islice(source, batch))) for _ in track(range(-(-frames // batch)), "timing", "call")
+        ]
+        name, precision = detector.engine.name, detector.engine.precision
+    speed = Speed(
+        name, precision, machine(), f"{images[0].shape[0]}x{images[0].shape[1]}", batch, len(calls), summarize(calls),
+        batch * len(calls) * 1e3 / sum(call["total"] for call in calls),
+    )  # fmt: skip
+    if csv_file is not None:
+        write_atomically(csv_file, speed.to_csv().encode())
+    return speed
+
+
+def summarize(calls: Sequence[dict[str, float]]) -> tuple[StageTime, ...]:
+    """Return the percentiles of each stage, nearest rank: each is a time that was measured. calls: milliseconds by stage."""
+    times = {stage: [call[stage] for call in calls] for stage in calls[0]}
+    return tuple(
+        StageTime(stage, *(float(p) for p in np.percentile(values, _PERCENTILES, method="inverted_cdf")))
+        for stage, values in times.items()
+    )
+
+
+def machine() -> str:
+    """Return the processor and how many of its cores this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    return f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
+def _processor() -> str:
+    board, cpus = Path("/proc/device-tree/model"), Path("/proc/cpuinfo")
+    if board.is_file():  # a Jetson: ARM names no processor in cpuinfo
+        return board.read_text(encoding="utf-8").strip("\0\n ")
+    for line in cpus.read_text(encoding="utf-8").splitlines() if cpus.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _timed_call(detector: Detector, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+    start = time.perf_counter()
+    stage_ms = detector.detect_timed(frames).stage_ms
+    return {**stage_ms, "total": (time.perf_counter() - start) * 1e3}
+
+
+def _first_frames(image: Path | None) -> list[NDArray[np.uint8]]:
+    if image is not None and not image.exists():
+        raise UserInputError(f"--image must be an image, a video or a folder of images, got {image}, which does not exist")
+    # An absolute path: a file named "0" is no camera.
+    with open_camera(DEMO if image is None else str(image.resolve())) as camera:
+        return [frame.image for frame in itertools.islice(camera.frames(), _DIFFERENT_FRAMES)]

@@ -1,0 +1,89 @@
+"""What many tests need: the commands as people run them, a small data set, and a small model that went all the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Commands:
+    """Runs a command file in a folder, as a person would type it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, command: str, *arguments: object, python: str = sys.executable, **environment: str) -> Finished:
+        """Run `command` (as training/train.py) and wait for its end."""
+        done = subprocess.run(
+            [python, str(ROOT / command), *map(str, arguments)],
+            cwd=self.folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def must(self, command: str, *arguments: object) -> Finished:
+        """Run a command that has to succeed."""
+        done = self(command, *arguments)
+        assert done.code == 0, f"{command} ended with {done.code}: {done.out}{done.err}"
+        return done
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Commands:
+    """Commands run in an empty folder."""
+    return Commands(tmp_path)
+
+
+SMALL_NETWORK = (
+    "--backbone", "test_resnet", "--weights", "none", "--input", 64, "--fpn-channels", 16, "--head-channels", 16, "--head-depth", 1,
+    "--anchor-scales", "1", "--anchor-ratios", "1", "--workers", 0, "--device", "cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small COCO data set of generated scenes. Not to be changed."""
+    folder = tmp_path_factory.mktemp("scenes")
+    Commands(folder).must("runtime/scenes.py", "--output", "scenes", "--train", 24, "--val", 8, "--size", 96)
+    return folder / "scenes"
+
+
+@pytest.fixture(scope="session")
+def finished_model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, trained for two epochs, exported and quantized. Not to be changed: `model` gives a copy."""
+    commands = Commands(tmp_path_factory.mktemp("model"))
+    model = commands.folder / "models" / "small"
+    commands.must("training/train.py", "--data", scenes, "--model", model, "--epochs", 2, *SMALL_NETWORK)
+    commands.must("export/export_onnx.py", "--model", model)
+    commands.must("export/build_engine.py", "--int8", "--model", model, "--images", 8, "--max-ap-drop", 100)
+    return model
+
+
+@pytest.fixture
+def model(finished_model: Path, tmp_path: Path) -> Path:
+    """A copy of the finished model, to be changed at will."""
+    return Path(shutil.copytree(finished_model, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that REAL_DATA names."""
+    if not os.environ.get("REAL_DATA"):
+        pytest.skip("REAL_DATA is unset: it names a folder with bccd, coco_cc_free and videos")
+    return Path(os.environ["REAL_DATA"])
