@@ -77,7 +77,7 @@ def measure_accuracy(
             boxings = [Letterbox(s.height, s.width, card.input.height, card.input.width) for s in part]
             images = np.stack([boxing.apply(read_image(s)) for boxing, s in zip(boxings, part, strict=True)])
             inference = engine.infer(images)
-            found += [d.with_boxes(b.boxes_to_frame(d.xyxy)) for d, b in zip(inference.detections, boxings, strict=True)]
+            found += [b.detections_to_frame(d) for d, b in zip(inference.detections, boxings, strict=True)]
             progress.advance(len(part))
     return coco_metrics(samples, found, class_names), found
 

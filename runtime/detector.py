@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.boxes import area
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Engine, open_engine
 from retinanet_edge.runtime.errors import UserInputError
@@ -97,9 +96,7 @@ class Detector:
         )
 
     def _in_frame(self, found: Detections, boxing: Letterbox) -> Detections:
-        kept = found.filtered(self._threshold, self._only)
-        kept = kept.with_boxes(boxing.boxes_to_frame(kept.xyxy))
-        return kept[area(kept.xyxy) > 0]  # clipping leaves nothing of what lies wholly beside the frame, in the fill
+        return boxing.detections_to_frame(found.filtered(self._threshold, self._only))
 
     def close(self) -> None:
         """Release the engine; may be called twice."""

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retinanet_edge.runtime.boxes import area
+from retinanet_edge.runtime.detections import Detections
+
 FILL = 114  # mid grey: the mean of ImageNet, so that the border looks like nothing in particular
 
 
@@ -68,6 +71,11 @@ class Letterbox:
         boxes = np.asarray(boxes_input, np.float32).reshape(-1, 4) / self._frame_to_input()
         limits = np.array([self.frame_width, self.frame_height] * 2, np.float32)
         return np.clip(boxes, 0, limits)
+
+    def detections_to_frame(self, detections: Detections) -> Detections:
+        """Return detections of the input in frame pixels, without those that lie wholly beside the frame, in the fill."""
+        moved = detections.with_boxes(self.boxes_to_frame(detections.xyxy))
+        return moved[area(moved.xyxy) > 0]
 
     def _frame_to_input(self) -> NDArray[np.float32]:
         # Per axis, of the rounded sizes: rounding makes the two scales differ by up to half a pixel over the image.

@@ -5,6 +5,7 @@ Textures are made once for a scene, larger than a frame; each frame cuts its par
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -75,16 +76,16 @@ class Light:
     @classmethod
     def random(cls, rng: np.random.Generator, height: int, width: int) -> Light:
         """Return light for frames of height x width."""
-        tall, wide = round(height * 1.8), round(width * 1.8)
-        rows, columns = np.mgrid[-1 : 1 : tall * 1j, -1 : 1 : wide * 1j]
-        direction, strength = rng.uniform(0, _TAU), rng.uniform(5, 45)
+        rows, columns = np.mgrid[-1:1:48j, -1:1:48j]
+        direction, strength = rng.uniform(0, _TAU), rng.uniform(5, 40)
         slope = 128 + strength * np.sin(2.2 * (np.cos(direction) * columns + np.sin(direction) * rows))
+        slope = cv2.resize(np.stack([slope] * 3, axis=2), (round(width * 1.8), round(height * 1.8)))
         return cls(
-            gain=(rng.uniform(0.82, 1.08), rng.uniform(0.03, 0.14)), gamma=(rng.uniform(0.85, 1.2), rng.uniform(0.02, 0.12)),
+            gain=(rng.uniform(0.88, 1.15), rng.uniform(0.03, 0.14)), gamma=(rng.uniform(0.75, 1.1), rng.uniform(0.02, 0.12)),
             period=rng.uniform(150, 500), phase=rng.uniform(0, _TAU),
-            slope=np.repeat(slope.astype(np.uint8)[:, :, None], 3, axis=2), pan=Pan.random(rng),
-            noise=np.clip(rng.normal(128, 40, (height + 64, width + 64, 3)), 0, 255).astype(np.uint8),
-            noise_strength=rng.uniform(0.02, 0.16), blur=max(0.0, rng.uniform(-0.5, 0.8)),
+            slope=slope.astype(np.uint8), pan=Pan.random(rng),
+            noise=rng.integers(0, 256, (height + 64, width + 64, 3), np.uint8), noise_strength=rng.uniform(0.01, 0.09),
+            blur=max(0.0, rng.uniform(-0.5, 0.8)),
         )  # fmt: skip
 
     def apply(self, image: Image, index: int) -> Image:
@@ -117,14 +118,25 @@ def _mix(first: Floats, second: Floats, weight: Floats) -> Floats:
     return first + (second - first) * np.clip(weight, 0, 1)[:, :, None]
 
 
-def _color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
-    tone = np.array([[[rng.uniform(0, 180), rng.uniform(*saturation), rng.uniform(*value)]]]).round().astype(np.uint8)
+_ANY_HUE = ((0.0, 180.0),)
+_SKY_HUES = ((96.0, 116.0), (100.0, 120.0), (8.0, 24.0), (130.0, 165.0))  # blue, blue, dusk, dawn; OpenCV's hues, 0..180
+_LAND_HUES = ((30.0, 70.0), (35.0, 60.0), (12.0, 28.0), (90.0, 115.0))  # greens, earth, water and distance
+_WALL_HUES = ((5.0, 28.0), (98.0, 122.0))  # brick and sand, slate and glass
+
+
+def _color(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float],
+    hues: Sequence[tuple[float, float]] = _ANY_HUE,
+) -> Floats:  # fmt: skip
+    """Return a random colour [3] as BGR 0..255; saturation and value are ranges in 0..255."""
+    hue = rng.uniform(*hues[rng.integers(len(hues))])
+    tone = np.array([[[hue, rng.uniform(*saturation), rng.uniform(*value)]]]).round().astype(np.uint8)
     return cast(Image, cv2.cvtColor(tone, cv2.COLOR_HSV2BGR))[0, 0].astype(np.float32)
 
 
 def _sky(rng: np.random.Generator, height: int, width: int) -> Floats:
     down = np.repeat(np.linspace(0, 1, height, dtype=np.float32)[:, None], width, axis=1)
-    sky = _mix(_color(rng, (40, 150), (120, 235)), _color(rng, (10, 90), (180, 250)), down)
+    sky = _mix(_color(rng, (60, 150), (150, 240), _SKY_HUES), _color(rng, (10, 90), (200, 252), _SKY_HUES), down)
     clouds = np.clip(value_noise(rng, height, width) * 1.5 + rng.uniform(-0.5, 0.3), 0, 1) * rng.uniform(0.2, 0.8)
     return _mix(sky, np.full(3, rng.uniform(200, 250), np.float32), clouds)
 
@@ -133,7 +145,7 @@ def _hills(rng: np.random.Generator, height: int, width: int) -> Image:
     """Paint ranges of hills or waves under a clouded sky, nearer ones darker and more textured."""
     image = _sky(rng, height, width)
     rows, ranges = np.arange(height, dtype=np.float32)[:, None], rng.integers(2, 5)
-    far, near = _color(rng, (30, 110), (110, 210)), _color(rng, (40, 150), (60, 170))
+    far, near = _color(rng, (30, 100), (140, 220), _LAND_HUES), _color(rng, (60, 150), (80, 180), _LAND_HUES)
     for number in range(ranges):
         ridge = value_noise(rng, 1, width, coarsest=2, octaves=4)[0] * height * rng.uniform(0.05, 0.16)
         edge = height * (0.3 + 0.6 * (number + rng.uniform(0, 0.7)) / ranges) + ridge
@@ -149,7 +161,7 @@ def _city(rng: np.random.Generator, height: int, width: int) -> Image:
     image = _finish(_sky(rng, height, width))
     side = min(height, width)
     for base in np.linspace(0.62, 1.05, 3) * height:
-        left, tone = -rng.uniform(0, 0.1) * side, _color(rng, (10, 90), (70, 200))
+        left, tone = -rng.uniform(0, 0.1) * side, _color(rng, (10, 110), (80, 210), _WALL_HUES)
         while left < width:
             wide, tall = rng.uniform(0.1, 0.24) * side, rng.uniform(0.15, 0.5) * side
             _house(rng, image, (left, base - tall, left + wide, float(height)), tone * rng.uniform(0.75, 1.2))

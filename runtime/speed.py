@@ -78,10 +78,10 @@ def benchmark(
     """
     if csv_file is not None and not csv_file.parent.is_dir():  # said now, not when all has been timed
         raise UserInputError(f"--csv must be in a folder that exists, got {csv_file}: make {csv_file.parent} first")
-    images = _first_frames(image)
     with Detector(model, engine, max_batch=batch) as detector:
         if detector.engine.max_batch < batch:
             raise UserInputError(f"--batch must be at most {detector.engine.max_batch} for {detector.engine.name}, got {batch}")
+        images = _first_frames(image)
         source = itertools.cycle(images)
         for _ in range(-(-warmup // batch)):
             detector.detect(list(itertools.islice(source, batch)))

@@ -28,7 +28,7 @@ def detect_samples(
         for images, letterboxes in _letterboxed(samples, input_spec, batch):
             class_logits, box_deltas = network(torch.from_numpy(images).to(device))
             kept = efficient_nms(class_logits.float().cpu().numpy(), box_deltas.float().cpu().numpy(), anchors, nms)
-            found += [d.with_boxes(box.boxes_to_frame(d.xyxy)) for d, box in zip(kept, letterboxes, strict=True)]
+            found += [box.detections_to_frame(d) for d, box in zip(kept, letterboxes, strict=True)]
             progress.advance(len(images))
     return found
 

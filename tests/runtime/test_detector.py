@@ -46,7 +46,7 @@ def test_the_letterbox_is_undone_in_a_tall_frame(model):
 
 def test_boxes_wholly_in_the_fill_are_left_out_and_others_are_clipped(model):
     class Filled(BrightEngine):
-        def infer(self, images):
+        def infer(self, _):
             boxes = np.array([[40, 0, 60, 40], [8, 8, 60, 40]], np.float32)  # the content is 48x16: the first lies beside it
             return Inference([Detections(boxes, np.array([0.9, 0.8], np.float32), np.array([0, 1]))], {})
 
@@ -149,8 +149,7 @@ def test_it_works_where_there_is_no_torch(model):
     program = (
         "import sys, runpy\n"
         "sys.modules.update(torch=None, torchvision=None, timm=None)\n"
-        "from retinanet_edge.runtime.detections import Detections
-from retinanet_edge.runtime.detector import Detector\n"
+        "from retinanet_edge.runtime.detector import Detector\n"
         f"bright = runpy.run_path({str(Path(__file__).with_name('bright_engine.py'))!r})\n"
         f"with Detector({str(model)!r}, bright['BrightEngine']()) as detector:\n"
         "    print(detector(bright['bright_image'](0)).xyxy.tolist())\n"
