@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retinanet_edge.export.build import Int8Options
 from retinanet_edge.export.quantize import quantize
+from retinanet_edge.runtime.accuracy import check_classes
 from retinanet_edge.runtime.coco import measure_accuracy
 from retinanet_edge.runtime.dataset import Sample, read_dataset, read_image
 from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_image_file
@@ -35,17 +36,15 @@ def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
     """Write model.int8.onnx, measure both precisions, and return the card with figures and verdict, for the caller to write."""
     source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
     dataset = read_dataset(options.data or data_of_card(folder, card))
-    if dataset.classes != card.classes:
-        raise UserInputError(
-            f"the data must have the classes of the model, {list(card.classes)}, got {list(dataset.classes)}: give another --data"
-        )
+    check_classes(dataset, card)
     images, data_hash = _calibration_images(card, dataset.train, options)
     print(f"calibrating on {len(images)} images ({options.method})", flush=True)
     with atomic_path(folder / INT8_FILE) as temporary:
         quantize(source, temporary, images, options.method)
     calibration = Calibration(options.method, len(images), data_hash, options.seed)
     record = Int8Record(file_sha256(folder / INT8_FILE), file_sha256(source), calibration)
-    card = dataclasses.replace(card, int8=record, verdict=None)
+    kept = tuple(engine for engine in card.engines if engine.precision != "int8")  # theirs was another model.int8.onnx
+    card = dataclasses.replace(card, int8=record, verdict=None, engines=kept)
     card = _measured(folder, _measured(folder, card, "fp32", dataset.val), "int8", dataset.val)
     ap = {a.precision: a.ap for a in card.accuracy if a.split == "val" and a.backend == "OpenVINO"}
     drop = ap["fp32"] - ap["int8"]

@@ -7,8 +7,6 @@ A path without the plugin would be another function of this signature, with the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx
 from onnx import TensorProto, helper
 
@@ -18,8 +16,6 @@ from retinanet_edge.runtime.model_card import NmsSpec
 PLUGIN, PLUGIN_VERSION, PLUGIN_NAMESPACE = "EfficientNMS_TRT", "1", ""
 COUNT_OUTPUT = "num_detections"
 OUTPUTS = (COUNT_OUTPUT, "detection_boxes", "detection_scores", "detection_classes")
-# Below it the plugin takes a dense path, slow, in which boxes below the threshold can come out.
-LEAST_SCORE_THRESHOLD = 0.01
 # TensorRT finds the plugin by operator name, whatever the domain; ONNX's checker skips domains that it does not know.
 _DOMAIN = "TRT"
 _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
@@ -28,16 +24,11 @@ _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
 def append_efficient_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProto:
     """Return a copy of the portable graph that ends in the plugin.
 
-    model: outputs class_logits [N, A, K], box_deltas [N, A, 4], anchors [1, A, 4], all FP32. The copy's outputs are num_detections
-    int32 [N, 1], detection_boxes [N, M, 4] (xyxy, input pixels), detection_scores [N, M] and detection_classes int32 [N, M], with
-    M = nms.max_detections. Raises EngineError for a graph with other outputs and for a score threshold the plugin is not fit for.
+    model: outputs class_logits [N, A, K], box_deltas [N, A, 4] and anchors [1, A, 4], all FP32. The copy's outputs are
+    num_detections int32 [N, 1], detection_boxes [N, M, 4] (xyxy, input pixels), detection_scores [N, M] and detection_classes
+    int32 [N, M], with M = nms.max_detections. Raises EngineError for a graph with other outputs.
     """
-    if nms.score_threshold < LEAST_SCORE_THRESHOLD:
-        raise EngineError(
-            f"the score threshold of an engine must be at least {LEAST_SCORE_THRESHOLD}, got {nms.score_threshold}: "
-            "raise nms.score_threshold in card.json"
-        )
-    batch = _check_outputs(model.graph)
+    batch = _checked_batch(model.graph)
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     complete.graph.node.append(
@@ -53,7 +44,7 @@ def append_efficient_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProt
 
 
 def plugin_attributes(nms: NmsSpec) -> dict[str, float | int | str]:
-    """Return the attributes of the node. The plugin crashes on a missing one and refuses a float for an integer, or the reverse."""
+    """Return the attributes of the node. The plugin crashes where one is missing or of another type."""
     return {
         "score_threshold": float(nms.score_threshold),
         "iou_threshold": float(nms.iou_threshold),
@@ -66,9 +57,28 @@ def plugin_attributes(nms: NmsSpec) -> dict[str, float | int | str]:
     }
 
 
-def _check_outputs(graph: onnx.GraphProto) -> str | int:
-    """Return the batch dimension, name or number. Raises EngineError where the outputs are not those of the portable graph."""
+def _checked_batch(graph: onnx.GraphProto) -> int | str:
+    """Return the batch, a number or a name. Raises EngineError where the outputs are not those of the portable graph."""
     found = {output.name: _describe(output) for output in graph.output}
-    _, anchors, classes = found.get(_LOGITS, ("", 0, 0))[-1] if False else _dimensions(graph, _LOGITS)
-    batch = _dimensions(graph, _LOGITS)[0]
-    return batch
+    shapes = {name: shape for name, (kind, shape) in found.items() if kind == "FLOAT"}
+    logits, deltas, anchors = (shapes.get(name, []) for name in (_LOGITS, _DELTAS, _ANCHORS))
+    known = len(shapes) == len(found) == len(logits) == 3 and all(isinstance(size, int) for size in logits[1:])
+    if not known or deltas != [*logits[:2], 4] or anchors != [1, logits[1], 4]:
+        raise EngineError(
+            f"the graph must have the FLOAT outputs {_LOGITS} [N, A, K], {_DELTAS} [N, A, 4] and {_ANCHORS} [1, A, 4], "
+            f"got {found}: run python export/export_onnx.py"
+        )
+    return logits[0]
+
+
+def _describe(output: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
+    """Return element type and shape; a dimension without a number is its name, "" where it has none."""
+    tensor = output.type.tensor_type
+    sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in tensor.shape.dim]
+    return TensorProto.DataType.Name(tensor.elem_type), sizes
+
+
+def _output_types(batch: int | str, kept: int) -> list[onnx.ValueInfoProto]:
+    shapes: list[list[int | str]] = [[batch, 1], [batch, kept, 4], [batch, kept], [batch, kept]]
+    kinds = (TensorProto.INT32, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT32)
+    return [helper.make_tensor_value_info(*parts) for parts in zip(OUTPUTS, kinds, shapes, strict=True)]

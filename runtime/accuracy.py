@@ -39,11 +39,15 @@ def check_classes(dataset: Dataset, card: ModelCard) -> None:
         return
     lacks = [name for name in card.classes if name not in dataset.classes]
     extra = [name for name in dataset.classes if name not in card.classes]
-    parts = [f"{what} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" for what, names in (("no", lacks), ("also", extra)) if names]
+    differences = [f"{what} {_some(names)}" for what, names in (("without", lacks), ("also", extra)) if names]
     raise DatasetError(
-        f"{dataset.root} must have the {len(card.classes)} classes of the model, got {len(dataset.classes)}: "
-        f"{'; '.join(parts) or 'the same in another order'}: give the data of this model with --data"
+        f"{dataset.root} must have the {len(card.classes)} classes of the model, got {len(dataset.classes)} "
+        f"({', '.join(differences) or 'the same in another order'}): give the data of this model with --data"
     )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def table(metrics: CocoMetrics) -> list[str]:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Return a type for whole numbers from `minimum` on."""
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a type for whole numbers from `minimum` to `maximum`, or without end."""
+    expected = f"at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text}")
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < minimum or (maximum is not None and int(text) > maximum):
+            raise argparse.ArgumentTypeError(f"must be a whole number of {expected}, got {text}")
         return int(text)
 
     return parse

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 def area(boxes: NDArray[Any]) -> NDArray[Any]:
     """Return the areas [n] of xyxy boxes [n, 4]; 0 where a box has none."""
-    return np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas: NDArray[Any] = sides[:, 0] * sides[:, 1]
+    return areas
 
 
 def iou(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
@@ -20,7 +22,8 @@ def iou(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
     sides = np.maximum(bottom_right - top_left, 0)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(boxes)[:, None] + area(others)[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
+    overlaps: NDArray[Any] = np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
+    return overlaps
 
 
 def decode_center_size(deltas: NDArray[Any], anchors: NDArray[Any]) -> NDArray[Any]:

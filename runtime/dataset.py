@@ -20,6 +20,7 @@ from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_header, r
 from retinanet_edge.runtime.dataset_labels import Format, LabelledImage
 from retinanet_edge.runtime.dataset_split import divide
 from retinanet_edge.runtime.errors import DatasetError
+from retinanet_edge.runtime.progress import track
 
 __all__ = ["IMAGE_SUFFIXES", "Dataset", "Sample", "Split", "describe", "read_dataset", "read_image", "read_image_file"]
 
@@ -85,7 +86,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     samples: dict[str, tuple[Sample, ...]] = {}
     for split, images in divided.items():
         ordered = sorted(images, key=lambda image: image.name)
-        samples[split] = tuple(_make_sample(image, index, counts) for image in ordered)
+        samples[split] = tuple(_make_sample(image, index, counts) for image in track(ordered, f"reading {split} images"))
         for image, sample in zip(ordered, samples[split], strict=True):
             digest.update(_fingerprint(split, image.name, sample))
     for split in ("train", "val"):

@@ -57,12 +57,13 @@ def _has_area(boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
 def _refuse_broken(image: LabelledImage, stated: NDArray[np.float64]) -> None:
     finite = np.asarray(np.isfinite(stated).all(axis=1))
     ordered = (stated[:, 2] >= stated[:, 0]) & (stated[:, 3] >= stated[:, 1])
-    for index in np.flatnonzero(~(finite & ordered))[:1]:
-        left, top, right, bottom = stated[index]
-        what = f"a box with width and height of at least 0, got {right - left:g}x{bottom - top:g}"
-        if not finite[index]:
-            what = f"a box of finite numbers, got {', '.join(f'{value:g}' for value in stated[index])}"
-        raise DatasetError(f"{_name(image, int(index))} must have {what}: correct it or remove the object")
+    for index in np.flatnonzero(~(finite & ordered)).tolist()[:1]:
+        left, top, right, bottom = stated[index].tolist()
+        if finite[index]:
+            what = f"a box with width and height of at least 0, got {right - left:g}x{bottom - top:g}"
+        else:
+            what = f"a box of finite numbers, got {left:g}, {top:g}, {right:g}, {bottom:g}"
+        raise DatasetError(f"{_name(image, index)} must have {what}: correct it or remove the object")
     for index, thing in enumerate(image.objects):
         if thing.area is not None and not 0 <= thing.area < np.inf:
             raise DatasetError(f"{_name(image, index)} must have a finite area of at least 0, got {thing.area:g}: correct it")

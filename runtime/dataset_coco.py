@@ -65,8 +65,7 @@ def read_coco(files: dict[str, Path]) -> Labels:
             raise DatasetError(f"{file} must list the same categories as {first}, got {_difference(categories, listed)}")
         categories, first = listed, first or file
         splits[split] = _read_images(data, file, split, categories)
-    assert first is not None
-    return Labels("coco", check_class_names(list(categories.values()), first), splits)
+    return Labels("coco", tuple(categories.values()), splits)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -105,6 +104,7 @@ def _read_categories(data: dict[str, Any], file: Path) -> dict[int, str]:
         if identity in names:
             raise DatasetError(f"{where} must have an id of its own, got {identity} again")
         names[identity] = _get(category, "name", str, where)
+    check_class_names(list(names.values()), file)
     return dict(sorted(names.items()))
 
 

@@ -29,10 +29,10 @@ def find_reader(root: Path) -> Callable[[], Labels]:
         raise DatasetError(f"data set {root} does not exist: give the path of a labelled folder")
     if root.is_file():
         return _reader_of_file(root)
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    found = {folder: readers for folder in folders if (readers := _readers_of_folder(folder))}
-    if root in found:
-        return _only_one(found[root], root)
+    if readers := _readers_of_folder(root):
+        return _only_one(readers, root)
+    inside = sorted(path for path in root.iterdir() if path.is_dir())
+    found = {folder: readers for folder in inside if (readers := _readers_of_folder(folder))}
     if len(found) > 1:
         raise DatasetError(f"{root} must be one data set, got several: give {' or '.join(str(path) for path in found)}")
     for folder, readers in found.items():

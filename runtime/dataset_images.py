@@ -15,6 +15,7 @@ from retinanet_edge.runtime.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # what Pillow opens and every build of OpenCV decodes
 _MAX_PIXELS = 100_000_000  # a frame that takes 300 MB: a mistake in a detection data set, and a danger to every worker
 _EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -41,7 +42,7 @@ def read_header(path: Path) -> ImageHeader:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warnings about large images and odd metadata
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 stored, kind, turned = image.size, image.format or "", _is_turned(image)
     except Image.DecompressionBombError:
         raise DatasetError(_too_large(path, "more than Pillow opens")) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -62,6 +63,6 @@ def check_class_names(names: list[str], source: Path) -> tuple[str, ...]:
     """Return the class names of `source`. Raises DatasetError where there are none, or one stands twice."""
     if not names:
         raise DatasetError(f"{source} must list at least one class, got none")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(f"{source} must list every class name once, got {twice[0]!r} twice: rename or remove one")
     return tuple(names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,10 @@ def _read_classes(files: YoloFiles, settings: dict[str, Any]) -> tuple[str, ...]
 def _names_in_order(names: object, file: Path) -> list[str]:
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
-            raise DatasetError(f"{file} must number its names from 0 without gaps, got {list(names)!s:.60}")
+            raise DatasetError(f"{file} must number its names from 0 without gaps, got {reprlib.repr(list(names))}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-        raise DatasetError(f"{file} must have a list of names, got {names!s:.60}")
+        raise DatasetError(f"{file} must have a list of names, got {reprlib.repr(names)}")
     return [str(name) for name in names]
 
 
@@ -108,7 +109,7 @@ def _places_in_settings(files: YoloFiles, settings: dict[str, Any]) -> dict[str,
         named = settings.get(key) or []
         for entry in named if isinstance(named, list) else [named]:
             if not isinstance(entry, str):
-                raise DatasetError(f"{files.settings}: {key} must be a path or a list of paths, got {entry!r:.60}")
+                raise DatasetError(f"{files.settings}: {key} must be a path or a list of paths, got {reprlib.repr(entry)}")
             if place := _resolve(files.folder, settings.get("path"), entry):
                 places.setdefault(split, []).append(place)
             elif split != "test":

@@ -80,9 +80,7 @@ class DeviceMemory:
         self._cuda.memcpy_htod_async(buffer.device, rows, self._stream)
 
     def download(self, name: str, count: int) -> NDArray[Any]:
-        """Start copying the first `count` rows of a tensor to the host. Return where they will be after `synchronize`, until the next
-        download.
-        """
+        """Start copying the first `count` rows of a tensor to the host. Return where they will be after `synchronize`."""
         buffer = self._buffers[name]
         rows = buffer.host[:count]
         self._cuda.memcpy_dtoh_async(rows, buffer.device, self._stream)

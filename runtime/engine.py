@@ -75,8 +75,8 @@ def open_engine(folder: Path, card: ModelCard, choice: str = "auto", *, max_batc
     """
     if choice == "auto":
         return _open_best(folder, card, max_batch)
-    if choice == "fp32" or choice == "int8":
-        return _open_onnx(folder, card, choice, max_batch)
+    if choice in ("fp32", "int8"):
+        return _open_onnx(folder, card, "int8" if choice == "int8" else "fp32", max_batch)
     name = Path(choice).name
     records = [record for record in card.engines if record.file == name]
     if not records:

@@ -51,10 +51,12 @@ class Letterbox:
         """Return `frame` uint8 [h, w, 3] as uint8 [H, W, 3]; `out` is written in place when given."""
         import cv2
 
-        if frame.shape[:2] != (self.frame_height, self.frame_width):
-            raise ValueError(f"frame must be {self.frame_height}x{self.frame_width}, got {frame.shape[:2]}")
+        if frame.shape != (self.frame_height, self.frame_width, 3):
+            raise ValueError(f"frame must be [{self.frame_height}, {self.frame_width}, 3], got {list(frame.shape)}")
         shape = (self.input_height, self.input_width, 3)
         image = np.empty(shape, np.uint8) if out is None else out
+        if image.shape != shape:
+            raise ValueError(f"out must be {list(shape)}, got {list(image.shape)}")
         size = (self.content_width, self.content_height)
         content = frame if frame.shape[1::-1] == size else cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
         image[: size[1], : size[0]] = content
@@ -70,7 +72,8 @@ class Letterbox:
         """Return xyxy boxes [n, 4] of the input in frame pixels, clipped to the frame."""
         boxes = np.asarray(boxes_input, np.float32).reshape(-1, 4) / self._frame_to_input()
         limits = np.array([self.frame_width, self.frame_height] * 2, np.float32)
-        return np.clip(boxes, 0, limits)
+        clipped: NDArray[np.float32] = np.clip(boxes, 0, limits)
+        return clipped
 
     def detections_to_frame(self, detections: Detections) -> Detections:
         """Return detections of the input in frame pixels, without those that lie wholly beside the frame, in the fill."""

@@ -5,6 +5,7 @@ Video is read with PyAV, not OpenCV: it says why a file does not open, goes on a
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import av
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_DEMO_SEED = 1_000_003  # no training scene has it: the demo camera shows what the model has not seen
+_DEMO_FRAMES_A_SCENE = 100
 
 # Yields frames; what it returns at its end is the camera's remark.
 _Frames = Generator[Frame, None, str | None]
@@ -108,13 +109,15 @@ def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
 
 
 def _scene_frames(fps: float) -> _Frames:
-    from retinanet_edge.runtime.scenes import SceneVideo
+    from retinanet_edge.runtime.scene_video import DEMO_CAMERA_SEED, SEEDS_A_BLOCK, SceneVideo
 
-    video, index = SceneVideo(seed=_DEMO_SEED), 0
-    while True:
-        image, _, _ = video.frame(index)
+    for index in itertools.count():
+        scene, moment = divmod(index, _DEMO_FRAMES_A_SCENE)
+        if moment == 0:
+            video = SceneVideo((DEMO_CAMERA_SEED + scene) % SEEDS_A_BLOCK)
+        image, _, _ = video.frame(moment)
         yield Frame(image, index, index / fps, time.perf_counter())
-        index += 1
+    return None
 
 
 def _image_frames(paths: Sequence[Path], fps: float) -> _Frames:

@@ -61,7 +61,7 @@ def make_foreground(rng: np.random.Generator, height: int, width: int) -> list[t
 
 @dataclass(frozen=True)
 class Light:
-    """The light of a scene over time. gains, gammas: mean and swing. slope: a texture of side-light, 128 is neutral. noise: uint8, mean 128."""
+    """The light of a scene over time. gain, gamma: mean and swing. slope: a texture of side-light, 128 is neutral."""
 
     gain: tuple[float, float]
     gamma: tuple[float, float]
@@ -129,9 +129,10 @@ def _color(
     hues: Sequence[tuple[float, float]] = _ANY_HUE,
 ) -> Floats:  # fmt: skip
     """Return a random colour [3] as BGR 0..255; saturation and value are ranges in 0..255."""
-    hue = rng.uniform(*hues[rng.integers(len(hues))])
+    hue = rng.uniform(*hues[int(rng.integers(len(hues)))])
     tone = np.array([[[hue, rng.uniform(*saturation), rng.uniform(*value)]]]).round().astype(np.uint8)
-    return cast(Image, cv2.cvtColor(tone, cv2.COLOR_HSV2BGR))[0, 0].astype(np.float32)
+    color: Image = cv2.cvtColor(tone, cv2.COLOR_HSV2BGR)[0, 0]
+    return color.astype(np.float32)
 
 
 def _sky(rng: np.random.Generator, height: int, width: int) -> Floats:

@@ -8,7 +8,6 @@ Every image is another scene at another time, so that no two are alike and none 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -66,9 +65,7 @@ def write_scenes(folder: Path, options: SceneDatasetOptions, advance: Callable[[
         (whole / "annotations").mkdir(parents=True)
         for split in ("train", "val"):
             _write_split(whole, split, options, advance)
-        if folder.exists():
-            folder.rmdir()  # it is empty
-        shutil.move(whole, folder)
+        whole.replace(folder)  # which is not there, or empty
     return True
 
 

@@ -15,9 +15,9 @@ from retinanet_edge.runtime.scene_background import Light, Pan, make_background,
 from retinanet_edge.runtime.scene_objects import CLASSES, Placed, fill, random_palette
 
 # Scene seeds come in blocks: block 0 is for cameras, block 1 + seed for the data set of a seed (scene_dataset.py), so that the
-# demo camera shows what no model has seen.
+# demo camera, which begins with one scene and goes on with the next ones, shows what no model has seen.
 SEEDS_A_BLOCK = 100_000
-DEMO_CAMERA_SEED = 0
+DEMO_CAMERA_SEED = 5
 
 _SMALLEST, _LARGEST = 0.14, 0.31  # longer side of a thing over the shorter side of the picture, in the middle of its swing
 _SIZE_SWING = 0.25  # it becomes that much larger and smaller on its way

@@ -48,7 +48,7 @@ class TensorRTEngine:
         self.max_batch = self._checked_max_batch(record, card)
 
     def _checked_max_batch(self, record: EngineRecord, card: ModelCard) -> int:
-        """Return the largest batch of the session. Raises EngineError, with the session closed, where its tensors are not the card's."""
+        """Return the largest batch. Raises EngineError, with the session closed, where its tensors are not the card's."""
         found = {name: _describe(spec) for name, spec in (self._session.inputs | self._session.outputs).items()}
         if found != (expected := _expected_tensors(card)):
             self.close()

@@ -1,4 +1,4 @@
-"""The TensorRT of this machine: whether it can be used, which one it is, and what it says. Knows no network and no engine file."""
+"""The TensorRT of this machine: whether it can be used, which one it is, and what it says. Knows no network and no engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Machine:
 
 
 def tensorrt_unavailable_reason() -> str | None:
-    """Return None where TensorRT, pycuda and a GPU can be used, else what is missing, in a few words. Prints nothing, raises nothing."""
+    """Return None where TensorRT, pycuda and a GPU can be used, else what is missing in a few words. Never prints or raises."""
     try:
         import tensorrt  # noqa: F401
     except ModuleNotFoundError:
@@ -53,7 +53,7 @@ def this_machine() -> Machine:
     """Return what engines built here are bound to. Raises EngineError where TensorRT cannot be used."""
     reason = tensorrt_unavailable_reason()
     if reason is not None:
-        raise EngineError(f"an engine needs TensorRT, pycuda and an NVIDIA GPU, found {reason}: without them, use --engine int8")
+        raise EngineError(f"an engine needs TensorRT, pycuda and an NVIDIA GPU, got {reason}: use --engine int8 without them")
     import pycuda.driver as cuda
     import tensorrt as trt
 
@@ -66,8 +66,8 @@ def this_machine() -> Machine:
 def tensorrt_logger() -> Any:
     """Return the TensorRT logger of this process.
 
-    There is one, and it lives as long as the process, since TensorRT and its plugin library keep the first that they are given.
-    `take_errors()` returns what went wrong since it was last called; `verbose` decides whether messages are also printed.
+    There is one, and it lives as long as the process, since TensorRT and its plugin library keep the first that they are
+    given. `take_errors()` returns what went wrong since its last call; `verbose` says whether messages are also printed.
     """
     import tensorrt as trt
 
@@ -101,13 +101,14 @@ def tensorrt_logger() -> Any:
 
 
 def created(make: Callable[[], Any]) -> Any:
-    """Return what a constructor of TensorRT gives. Raises EngineError where it gives nothing, as with a driver that is too old."""
+    """Return what a constructor of TensorRT gives. Raises EngineError where that is nothing, as with too old a driver."""
     try:
         made = make()
     except TypeError:  # pybind11's word for a constructor that returned null
         made = None
     if made is None:
-        raise EngineError(f"TensorRT does not start ({tensorrt_logger().take_errors()}): see nvidia-smi for the GPU and its driver")
+        reason = tensorrt_logger().take_errors()
+        raise EngineError(f"TensorRT does not start ({reason}): see nvidia-smi for the GPU and its driver")
     return made
 
 

@@ -1,4 +1,4 @@
-"""A compiled plan on the GPU: NumPy arrays in, NumPy arrays out. Knows tensors by name, type and shape, but not what they mean."""
+"""A compiled plan on the GPU: NumPy arrays in, NumPy arrays out. Knows tensors by name, type and shape, not by meaning."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ class SessionRun:
 class TensorRTSession:
     """A deserialised plan with its buffers. Only the first dimension of a tensor may be dynamic. Not for two threads at once.
 
-    plan: what the compiler wrote. name: what messages call it. inputs, outputs: specs by tensor name. Raises EngineError for bytes
-    that are no plan of this TensorRT, and where CUDA fails.
+    plan: what the compiler wrote. name: what messages call it. inputs, outputs: specs by tensor name. Raises EngineError for
+    bytes that are no plan of this TensorRT, and where CUDA fails.
     """
 
     def __init__(self, plan: bytes, name: str) -> None:
         self._name = name
-        self._runtime = self._engine = self._context = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
         self._memory = DeviceMemory()
         with ExitStack() as cleanup:
             cleanup.callback(self.close)
@@ -69,7 +71,7 @@ class TensorRTSession:
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"no memory to run {self._name} ({logger.take_errors()}): see nvidia-smi for what the GPU has left")
+            raise EngineError(f"no memory to run {self._name} ({logger.take_errors()}): see nvidia-smi for what is left")
 
     def _allocate(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         """Set every input to its largest shape, then make the buffers. Return the specs of inputs and outputs."""
@@ -90,7 +92,10 @@ class TensorRTSession:
     def _allocate_one(self, name: str, largest: tuple[int, ...]) -> TensorSpec:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _NUMPY_TYPES or min(largest, default=0) < 0:
-            raise EngineError(f"tensor {name} of {self._name} must have a type of {sorted(_NUMPY_TYPES)} and a bounded shape, got {kind} {list(largest)}")
+            raise EngineError(
+                f"tensor {name} of {self._name} must have a type of {sorted(_NUMPY_TYPES)} and a bounded shape, "
+                f"got {kind} {list(largest)}: run python export/build_engine.py to make it again"
+            )
         dtype: np.dtype[Any] = np.dtype(_NUMPY_TYPES[kind])
         self._accept(self._context.set_tensor_address(name, self._memory.allocate(name, largest, dtype)))
         return TensorSpec(dtype, tuple(self._engine.get_tensor_shape(name)), largest)
@@ -127,8 +132,9 @@ class TensorRTSession:
             raise ValueError(f"inputs must be {sorted(self.inputs)}, got {sorted(inputs)}")
         for name, values in inputs.items():
             spec = self.inputs[name]
-            if values.dtype != spec.dtype or values.shape[1:] != spec.largest[1:] or not 1 <= len(values) <= spec.largest[0]:
-                expected = f"{spec.dtype} [1..{spec.largest[0]}, {', '.join(map(str, spec.largest[1:]))}]"
+            most, *rest = spec.largest
+            if values.dtype != spec.dtype or values.shape[1:] != tuple(rest) or not 1 <= len(values) <= most:
+                expected = f"{spec.dtype} [1..{most}, {', '.join(map(str, rest))}]"
                 raise ValueError(f"{name} must be {expected}, got {values.dtype} {list(values.shape)}")
 
     def close(self) -> None:

@@ -1,0 +1,85 @@
+"""Decode and NMS in FP32 inside an FP16 or INT8 network: asked for before the build, read back after it. TensorRT below 11 only.
+
+FP16 boxes lose a pixel from coordinate 1024 on. TensorRT may run the plugin in FP16 unless it and what feeds it, back to the last
+convolutions, are held in FP32 layer by layer; a Cast in the ONNX file does not do it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from retinanet_edge.export.nms import COUNT_OUTPUT
+from retinanet_edge.runtime.errors import EngineError
+
+_PLUGIN_INPUTS = 3
+# The engine inspector's words: "Row major linear FP32" in TensorRT 8, "Float" in 10.
+_FP32 = re.compile(r"FP32|\bFloat\b")
+
+
+def hold_nms_in_fp32(network: Any) -> list[str]:
+    """Hold the NMS plugin of a parsed network, and all from the last convolutions to it, in FP32. Return the layers' names."""
+    import tensorrt as trt
+
+    kinds = trt.LayerType
+    without_precision = (kinds.CONSTANT, kinds.SHAPE, kinds.QUANTIZE, kinds.DEQUANTIZE)
+    ends = (kinds.CONVOLUTION, *without_precision)
+    makers = {tensor.name: layer for layer in _layers(network) for tensor in _outputs(layer)}
+    held: dict[str, None] = {}
+    waiting = [makers[COUNT_OUTPUT]]
+    while waiting:
+        layer = waiting.pop()
+        if layer.name in held:
+            continue
+        if layer.type not in without_precision:
+            held[layer.name] = None
+            _hold(layer, trt.float32)
+        if layer.type not in ends:
+            floats = [tensor.name for tensor in _inputs(layer) if tensor.dtype == trt.float32]
+            waiting += [makers[name] for name in floats if name in makers]  # the network's inputs have no maker
+    return list(held)
+
+
+def _hold(layer: Any, fp32: Any) -> None:
+    layer.precision = fp32
+    for index, tensor in enumerate(_outputs(layer)):
+        if tensor.dtype == fp32:  # the plugin also has integer outputs
+            layer.set_output_type(index, fp32)
+
+
+def check_nms_in_fp32(inspection: str) -> None:
+    """Raise EngineError unless the NMS plugin of a built engine takes FP32. `inspection` is the engine inspector's JSON."""
+    formats = nms_input_formats(inspection)
+    if len(formats) != _PLUGIN_INPUTS or not all(_FP32.search(text) for text in formats):
+        raise EngineError(
+            f"the NMS plugin must take {_PLUGIN_INPUTS} FP32 inputs, but TensorRT built it with {formats}: "
+            "run python export/build_engine.py --fp32, and report this TensorRT version"
+        )
+
+
+def nms_input_formats(inspection: str) -> list[str]:
+    """Return the formats of the plugin's inputs in the inspector's JSON, [] where it does not show them."""
+    try:
+        layers = json.loads(inspection)["Layers"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return []
+    for layer in layers:
+        outputs = layer.get("Outputs", []) if isinstance(layer, dict) else []  # else a bare name: not built with details
+        if COUNT_OUTPUT in (tensor.get("Name") for tensor in outputs):
+            return [str(tensor.get("Format/Datatype")) for tensor in layer.get("Inputs", [])]
+    return []
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(index) for index in range(network.num_layers))
+
+
+def _outputs(layer: Any) -> list[Any]:
+    return [layer.get_output(index) for index in range(layer.num_outputs)]
+
+
+def _inputs(layer: Any) -> list[Any]:
+    tensors = (layer.get_input(index) for index in range(layer.num_inputs))
+    return [tensor for tensor in tensors if tensor is not None]  # optional inputs

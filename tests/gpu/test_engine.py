@@ -1,0 +1,225 @@
+"""Engines of a tiny network at every precision, against ONNX Runtime and the NumPy twin; and engines that must be refused."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from retinanet_edge.runtime.engine import open_engine
+from retinanet_edge.runtime.errors import EngineError
+from retinanet_edge.runtime.tensorrt_engine import fits_this_machine
+from retinanet_edge.runtime.tensorrt_library import this_machine
+
+
+def test_fp32_gives_what_onnxruntime_and_the_twin_give(model, engine_of, images) -> None:
+    expected = model.expected(images)
+    assert min(map(len, expected)) >= 5, "the tiny network finds something to compare"
+    with model.open(engine_of("fp32")) as engine:
+        found = engine.infer(images).detections
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) == len(theirs)
+        np.testing.assert_array_equal(ours.classes, theirs.classes)
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+        np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-2)
+
+
+@pytest.mark.parametrize(("precision", "tolerances", "least_share"), [("fp16", (0.9, 0.02), 0.9), ("int8", (0.7, 0.1), 0.8)])
+def test_lower_precisions_agree_with_their_own_onnx(
+    model, engine_of, images, agreement, precision, tolerances, least_share
+) -> None:
+    """tolerances: least IoU and greatest difference in score of two detections that are the same."""
+    expected = model.expected(images, precision)
+    with model.open(engine_of(precision)) as engine:
+        found = engine.infer(images).detections
+        assert engine.precision == precision
+    shares = [agreement(f, e, *tolerances) for f, e in zip(found, expected, strict=True)]
+    assert min(shares) >= least_share
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_batch_gives_what_its_images_give_alone(model, engine_of, images, agreement, precision) -> None:
+    with model.open(engine_of(precision)) as engine:
+        assert engine.max_batch == 4
+        alone = [engine.infer(images[i : i + 1]).detections[0] for i in range(4)]
+        for count in (4, 3, 1, 2):
+            together = engine.infer(images[:count]).detections
+            assert len(together) == count
+            assert all(agreement(t, a, 0.95, 0.01) > 0.95 for t, a in zip(together, alone, strict=False))
+
+
+def test_detections_come_best_first_with_their_times_and_are_the_callers_own(model, engine_of, images) -> None:
+    with model.open(engine_of("fp32")) as engine:
+        first = engine.infer(images[:1])
+        kept = first.detections[0].xyxy.copy()
+        engine.infer(images[1:2])
+    assert np.array_equal(first.detections[0].xyxy, kept), "a later call does not touch earlier results"
+    assert (np.diff(first.detections[0].scores) <= 0).all()
+    assert (first.detections[0].scores >= model.card.nms.score_threshold).all()
+    assert list(first.stage_ms) == ["upload", "engine", "download"]
+    assert all(milliseconds >= 0 for milliseconds in first.stage_ms.values())
+
+
+def test_nothing_found_is_an_empty_result(silent_model, images) -> None:
+    with silent_model.open(silent_model.build("fp32", max_batch=4)) as engine:
+        assert [len(d) for d in engine.infer(images).detections] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 64, 3), (5, 64, 64, 3), (1, 64, 32, 3), (1, 3, 64, 64), (64, 64, 3)])
+def test_images_of_another_shape_are_refused(model, engine_of, shape) -> None:
+    with model.open(engine_of("fp32")) as engine, pytest.raises(ValueError, match=r"images must be uint8 \[1\.\.4, 64, 64, 3\]"):
+        engine.infer(np.zeros(shape, np.uint8))
+
+
+def test_images_of_another_type_are_refused(model, engine_of) -> None:
+    with model.open(engine_of("fp32")) as engine, pytest.raises(ValueError, match="got float32"):
+        engine.infer(np.zeros((1, 64, 64, 3), np.float32))
+
+
+def test_the_record_says_what_was_built(model, engine_of) -> None:
+    record, machine = engine_of("fp32"), this_machine()
+    path = model.folder / record.file
+    assert record.file.startswith("model.fp32.")
+    assert f"-trt{machine.tensorrt}-" in record.file
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+    assert record.onnx_sha256 == model.card.onnx.sha256
+    assert (record.tensorrt, record.gpu, record.compute_capability) == (machine.tensorrt, machine.gpu, machine.compute_capability)
+    assert (record.options["max_batch"], record.options["nms_max_detections"]) == ("4", "100")
+    assert fits_this_machine(record)
+    assert (model.folder / "timing.cache").stat().st_size > 0
+
+
+def test_the_engine_is_what_a_folder_opens(model, engine_of, images) -> None:
+    record = engine_of("fp32")
+    card = replace(model.card, engines=(record,))
+    for choice in ("auto", record.file):
+        with open_engine(model.folder, card, choice) as engine:
+            assert engine.backend == f"TensorRT {record.tensorrt}"
+            assert engine.file.name == record.file
+            assert len(engine.infer(images[:1]).detections) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tensorrt", "7.0.0.1"), ("gpu", "Another GPU"), ("compute_capability", "3.0")]
+)
+def test_an_engine_of_another_machine_is_refused_in_one_sentence(model, engine_of, field, value) -> None:
+    record = engine_of("fp32")
+    assert not fits_this_machine(replace(record, **{field: value}))
+    sentence = r"was built for .*, but here is .*: run python export/build_engine\.py --fp32"
+    with pytest.raises(EngineError, match=sentence) as caught:
+        model.open(record, **{field: value})
+    assert value in str(caught.value)
+
+
+def test_an_engine_of_another_onnx_file_is_refused(model, engine_of) -> None:
+    with pytest.raises(EngineError, match="was built from an ONNX file with SHA-256 ffffffffffff"):
+        model.open(engine_of("fp32"), onnx_sha256="f" * 64)
+
+
+def test_a_damaged_file_is_refused_before_tensorrt_reads_it(model, engine_of) -> None:
+    record = engine_of("fp32")
+    damaged = bytearray((model.folder / record.file).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (model.folder / "damaged.engine").write_bytes(damaged)
+    with pytest.raises(EngineError, match=r"damaged\.engine is damaged"):
+        model.open(replace(record, file="damaged.engine"))
+
+
+@pytest.mark.parametrize("content", ["truncated", "empty", "garbage"])
+def test_what_is_no_plan_is_refused_by_tensorrt_in_one_line(model, engine_of, content) -> None:
+    record = engine_of("fp32")
+    plan = (model.folder / record.file).read_bytes()
+    data = {"truncated": plan[: len(plan) // 2], "empty": b"", "garbage": b"no plan" * 1000}[content]
+    (model.folder / "other.engine").write_bytes(data)
+    with pytest.raises(EngineError, match=r"cannot load other\.engine") as caught:
+        model.open(replace(record, file="other.engine"), sha256=hashlib.sha256(data).hexdigest())
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_whose_tensors_are_not_the_cards_is_refused(model, engine_of) -> None:
+    from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine
+
+    record = engine_of("fp32")
+    card = replace(model.card, nms=replace(model.card.nms, max_detections=10))
+    with pytest.raises(EngineError, match="must have the card's tensors"):
+        TensorRTEngine(model.folder / record.file, record, card)
+
+
+def test_closing_twice_is_fine_and_a_closed_engine_says_so(model, engine_of, images) -> None:
+    engine = model.open(engine_of("fp32"))
+    engine.close()
+    engine.close()
+    with pytest.raises(ValueError, match="is closed"):
+        engine.infer(images)
+
+
+def test_memory_comes_back(model, engine_of, images) -> None:
+    def used_by_one_more() -> int:
+        with model.open(engine_of("fp32")) as engine:
+            engine.infer(images)
+        gc.collect()
+        return free_memory()
+
+    used_by_one_more()  # the first loads kernels, which stay
+    before = used_by_one_more()
+    for _ in range(10):
+        after = used_by_one_more()
+    assert before - after < 4 << 20, "ten engines leave less than 4 MiB behind"
+
+
+def free_memory() -> int:
+    import pycuda.driver as cuda
+
+    context = cuda.Device(0).retain_primary_context()
+    context.push()
+    try:
+        return int(cuda.mem_get_info()[0])
+    finally:
+        context.detach()
+
+
+def test_other_threads_may_use_and_close_it(model, engine_of, images) -> None:
+    engine = model.open(engine_of("fp32"))
+    here = engine.infer(images).detections
+    there, closed = [], []
+
+    def use() -> None:
+        there.extend(engine.infer(images).detections)
+        engine.close()
+        closed.append(True)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert closed == [True]
+    assert all(np.array_equal(a.xyxy, b.xyxy) for a, b in zip(here, there, strict=True))
+
+
+def test_two_engines_run_side_by_side(model, engine_of, images) -> None:
+    with model.open(engine_of("fp32")) as one, model.open(engine_of("fp32")) as other:
+        first, second = one.infer(images[:2]).detections, other.infer(images[2:]).detections
+        again = one.infer(images[:2]).detections
+    assert all(np.array_equal(a.scores, b.scores) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0].scores, second[0].scores)
+
+
+def test_a_broken_graph_is_one_line() -> None:
+    from retinanet_edge.export.compiler import BuildOptions, compile_engine
+
+    with pytest.raises(EngineError, match="cannot read the ONNX model") as caught:
+        compile_engine(b"no protobuf", BuildOptions("fp32"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_tensorrt_11_refuses_what_it_has_no_typed_file_for(model, precision) -> None:
+    import tensorrt as trt
+
+    if hasattr(trt.BuilderFlag, "FP16"):
+        pytest.skip("this TensorRT builds FP16 and INT8 from the portable files")
+    with pytest.raises(EngineError, match="--fp32, or install TensorRT 10"):
+        model.build(precision)
