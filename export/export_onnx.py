@@ -6,7 +6,7 @@ from pathlib import Path
 
 try:
     from retinanet_edge.runtime.errors import run_command
-    from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
+    from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, or pip install -e '.[train,export]'", file=sys.stderr)
     sys.exit(2)
@@ -23,6 +23,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Export as the command line says."""
     arguments = parse_arguments()
+    find_model_folder(arguments.model)  # answered before torch takes its seconds to load
     from retinanet_edge.export.portable import export_portable
 
     path, difference = export_portable(arguments.model, arguments.data)

@@ -23,6 +23,7 @@ CLASSES: tuple[str, ...] = ("balloon", "boat", "car", "fish")
 _BODY, _SHADE, _ACCENT, _LIGHT, _DARK = range(5)
 
 _SUBPIXEL_BITS = 4  # vertices are drawn at 1/16 pixel
+_DRAWN_BEYOND = 0.5  # pixels: OpenCV fills whatever pixel a border touches
 _AREA_SIDE = 512  # pixels at which the area of a shape is measured
 
 
@@ -45,9 +46,9 @@ class Placed:
 
     @property
     def extent(self) -> Floats:
-        """Box xyxy of the outline, pixels, not clipped to any picture."""
+        """Box xyxy of the outline as it is drawn, pixels, not clipped to any picture."""
         points = np.concatenate(self._polygons(outer=True))
-        return np.concatenate([points.min(axis=0), points.max(axis=0)])
+        return np.concatenate([points.min(axis=0) - _DRAWN_BEYOND, points.max(axis=0) + _DRAWN_BEYOND])
 
     @property
     def area(self) -> float:

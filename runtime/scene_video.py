@@ -6,6 +6,7 @@ frame can be asked for at any time. Things cross the picture on lanes; each cros
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ class SceneVideo:
         for points, color in self._foreground:
             fill(image, points, color)
             fill(owners, points, 0, 8)
-        boxes, classes = self._labels(things, owners)
+        boxes, classes = label_things(things, owners)
         return self._light.apply(image, index), boxes, classes
 
     def _thing(self, number: int, lane: _Lane, index: int) -> Placed:
@@ -92,11 +93,16 @@ class SceneVideo:
         along = (way if lane.forward and not rising else 1 - way) * (length + 2 * _MARGIN * side) - _MARGIN * side
         return (across * breadth, along) if rising else (along, across * breadth)
 
-    def _labels(self, things: list[Placed], owners: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        seen = np.bincount(owners.ravel(), minlength=len(things) + 1)[1:]
-        limits = np.array([self._width, self._height] * 2)
-        boxes = np.array([np.clip(thing.extent, 0, limits) for thing in things], np.float32)
-        areas = np.array([thing.area for thing in things])
-        thin = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < _SMALLEST_BOX * min(self._height, self._width)
-        labelled = (seen >= _VISIBLE * areas) & ~thin
-        return boxes[labelled], np.array([thing.class_index for thing in things], np.int64)[labelled]
+
+def label_things(things: Sequence[Placed], owners: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return boxes float32 [n, 4] xyxy and classes int64 [n] of the things, one or more, that are seen well enough.
+
+    owners: uint8 [H, W], i + 1 where thing i is seen, 0 where none is.
+    """
+    height, width = owners.shape
+    seen = np.bincount(owners.ravel(), minlength=len(things) + 1)[1:]
+    boxes = np.array([np.clip(thing.extent, 0, [width, height] * 2) for thing in things], np.float32)
+    areas = np.array([thing.area for thing in things])
+    thin = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < _SMALLEST_BOX * min(height, width)
+    labelled = (seen >= _VISIBLE * areas) & ~thin
+    return boxes[labelled], np.array([thing.class_index for thing in things], np.int64)[labelled]

@@ -13,7 +13,7 @@ COMMANDS = [
 ]
 # What a command needs, beside --model, before it looks into the folder.
 ALSO = {"training/train.py": ["--resume"], "runtime/stream.py": ["--camera", "demo", "--no-window"]}
-TAKE_SECONDS_TO_START = ("training/train.py", "export/export_onnx.py")  # they import torch first; one kind of mistake is enough
+TAKE_SECONDS_TO_START = ("training/train.py", "export/export_onnx.py")  # their cards are read with torch at hand
 OF_A_MODEL = [name for name in COMMANDS if '"--model"' in (ROOT / name).read_text(encoding="utf-8")]
 
 

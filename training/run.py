@@ -88,6 +88,9 @@ def resume(folder: Path, device: str | None) -> Path:
     with locked(target):
         settings = read_training_settings(target / LAST_FILE)
         options = options_from_json(settings["options"], str(target / LAST_FILE))
+        history = [EpochRecord(**record) for record in settings["history"]]
+        if len(history) >= options.epochs:
+            raise UserInputError(f"{target} is trained to its end ({options.epochs} epochs): begin anew without --resume")
         options = dataclasses.replace(options, weights="none", device=device or options.device)
         card = read_card(target)
         dataset = read_dataset(data_of_card(target, card))
@@ -95,10 +98,8 @@ def resume(folder: Path, device: str | None) -> Path:
         network, _ = _new_network(options, dataset)
         trainer = Trainer(network, dataset, card.input, card.nms, options)
         load_training_state(target / LAST_FILE, trainer.modules, trainer.optimizer)
-        trainer.history = [EpochRecord(**record) for record in settings["history"]]
-        if len(trainer.history) >= options.epochs:
-            raise UserInputError(f"{target} is trained to its end ({options.epochs} epochs): begin anew without --resume")
-        print(f"resuming after epoch {len(trainer.history)} of {options.epochs}", flush=True)
+        trainer.history = history
+        print(f"resuming after epoch {len(history)} of {options.epochs}", flush=True)
         _run(trainer, target, card, dataset)
     return target
 

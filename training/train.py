@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 try:
     from retinanet_edge.runtime.arguments import number, numbers, size, whole_number
     from retinanet_edge.runtime.errors import run_command
-    from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
+    from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, or pip install -e '.[train]'", file=sys.stderr)
     sys.exit(2)
@@ -65,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train as the command line says."""
     arguments = parse_arguments()
+    if arguments.resume:
+        find_model_folder(arguments.model or DEFAULT_MODEL)  # answered before torch takes its seconds to load
     from retinanet_edge.training.run import choose_device, resume, train
 
     if arguments.resume:

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import cv2
@@ -9,7 +10,7 @@ from retinanet_edge.runtime.dataset import read_dataset, read_image
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.scene_dataset import MAX_IMAGES, SceneDatasetOptions, scene_seeds, write_scenes
 from retinanet_edge.runtime.scene_objects import CLASSES, Placed, fill
-from retinanet_edge.runtime.scene_video import DEMO_CAMERA_SEED, SEEDS_A_BLOCK, SceneVideo
+from retinanet_edge.runtime.scene_video import DEMO_CAMERA_SEED, SEEDS_A_BLOCK, SceneVideo, label_things
 
 PALETTE = ((255, 255, 255),) * 5
 TINY = SceneDatasetOptions(train=6, val=3, seed=0, height=64, width=96)
@@ -37,12 +38,9 @@ class TestPlaced:
 
     def test_the_longer_side_spans_minus_one_to_one(self, class_index):
         left, top, right, bottom = self.placed(class_index).extent
-        # Scale 40: the longer side is 80 pixels, from the centre (64, 60) at most 40 to every side.
-        assert max(right - left, bottom - top) == pytest.approx(80)
-        assert 24 <= left + 1e-9
-        assert right <= 104 + 1e-9
-        assert 20 <= top + 1e-9
-        assert bottom <= 100 + 1e-9
+        # Scale 40: the longer side is 80 pixels and half a pixel at both ends, from the centre (64, 60) at most 40.5 to every side.
+        assert max(right - left, bottom - top) == pytest.approx(81)
+        np.testing.assert_array_less([-left, -top, right, bottom], np.array([-23.5, -19.5, 104.5, 100.5]) + 1e-9)
 
     @pytest.mark.parametrize(("degrees", "facing"), [(0, 1), (20, 1), (-25, -1)])
     def test_the_box_is_that_of_the_pixels_drawn(self, class_index, degrees, facing):
@@ -100,28 +98,32 @@ class TestSceneVideo:
         assert max(means) - min(means) > 5
 
     def test_what_is_hidden_has_no_box(self):
-        video, checked = SceneVideo(0), 0
-        below = Placed(0, np.array([[20.0, 0, 60], [0, 20.0, 60]]), PALETTE)
-        above = Placed(2, np.array([[60.0, 0, 60], [0, 60.0, 60]]), PALETTE)
+        below = Placed(0, np.array([[20.0, 0, 90], [0, 20.0, 90]]), PALETTE)
+        above = Placed(2, np.array([[60.0, 0, 90], [0, 60.0, 90]]), PALETTE)
         for things, expected in ([below], [0]), ([below, above], [2]), ([above, below], [2, 0]):
             owners = np.zeros((256, 256), np.uint8)
             for number, thing in enumerate(things):
                 thing.stamp(owners, number + 1)
-            boxes, classes = video._labels(things, owners)
+            boxes, classes = label_things(things, owners)
             np.testing.assert_allclose(boxes, [thing.extent for thing in things if thing.class_index in expected], rtol=1e-6)
             assert classes.tolist() == expected
-            checked += 1
-        assert checked == 3
 
     def test_at_the_border_only_the_part_inside_has_a_box(self):
-        video = SceneVideo(0, 128, 128)
-        for x, expected in ((5.0, 1), (-18.0, 0)):  # the balloon is 0.72 * 40 pixels wide
+        for x, expected in ((5.0, 1), (-18.0, 0)):
             balloon, owners = Placed(0, np.array([[20.0, 0, x], [0, 20.0, 60]]), PALETTE), np.zeros((128, 128), np.uint8)
             balloon.stamp(owners, 1)
-            boxes, _ = video._labels([balloon], owners)
+            boxes, _ = label_things([balloon], owners)
             assert len(boxes) == expected
-            if expected:  # it spans 5 - 0.72 * 20 to 5 + 0.72 * 20 pixels, 40 to 80
-                np.testing.assert_allclose(boxes[0], [0, 40, 19.4, 80], atol=1e-4)
+            if expected:  # it spans 5 - 0.72 * 20 to 5 + 0.72 * 20 pixels, 40 to 80, and half a pixel more
+                np.testing.assert_allclose(boxes[0], [0, 39.5, 19.9, 80.5], atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder, steps = tmp_path_factory.mktemp("data") / "new" / "scenes", []
+    assert write_scenes(folder, TINY, lambda: steps.append(1))
+    assert len(steps) == 9
+    return folder
 
 
 class TestWriteScenes:
@@ -129,15 +131,8 @@ class TestWriteScenes:
         largest = [SceneDatasetOptions(MAX_IMAGES, MAX_IMAGES, seed, 64, 64) for seed in (0, 1)]
         ranges = [scene_seeds(split, options) for options in largest for split in ("train", "val")]
         assert 0 <= DEMO_CAMERA_SEED < SEEDS_A_BLOCK == min(ranges[0])
-        for one, following in zip(ranges, ranges[1:], strict=False):
+        for one, following in itertools.pairwise(ranges):
             assert max(one) < min(following)
-
-    @pytest.fixture(scope="class")
-    def written(self, tmp_path_factory):
-        folder, steps = tmp_path_factory.mktemp("data") / "new" / "scenes", []
-        assert write_scenes(folder, TINY, lambda: steps.append(1))
-        assert len(steps) == 9
-        return folder
 
     def test_the_project_reads_what_it_writes(self, written):
         data = read_dataset(written)

@@ -32,7 +32,7 @@ def test_a_run_leaves_weights_card_curves_and_history(finished_model: Path) -> N
     assert (finished_model / card["dataset"]["path"]).resolve().is_dir()
     for name in ("loss.png", "pr_curve.png", "val_detections.png"):
         assert (finished_model / "report" / name).read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((finished_model / "report" / "training.csv").open()))
+    rows = list(csv.DictReader((finished_model / "report" / "training.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["class_loss"]) < float(rows[0]["class_loss"])
     assert rows[0]["ap"] == ""
