@@ -105,7 +105,7 @@ class Trainer:
             self._dataset.train, self._augmentation, seed=options.seed, epoch=epoch, batch=options.batch, workers=options.workers
         )
         sums, rate = torch.zeros(2), 0.0
-        with Progress(f"epoch {epoch} of {options.epochs}", len(batches), "batch") as progress:
+        with Progress(f"epoch {epoch} of {options.epochs}", len(batches), "step") as progress:
             for index, batch in enumerate(batches):
                 rate = self._set_learning_rate((epoch - 1) * len(batches) + index, len(batches))
                 losses = self._step(batch.to(self.device))

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from tests.conftest import ROOT, SMALL_NETWORK, Commands, Finished
 
@@ -97,6 +98,7 @@ def test_weights_of_a_file_start_a_run_if_the_classes_agree(run: Commands, scene
 
 
 def test_resuming_on_changed_data_is_refused(run: Commands, scenes: Path, model: Path) -> None:
+    _leave_unfinished(model / "last.safetensors")
     copy = Path(shutil.copytree(scenes, run.folder / "copy"))
     labels = next(copy.rglob("*train*.json"))
     content = json.loads(labels.read_text())
@@ -106,7 +108,15 @@ def test_resuming_on_changed_data_is_refused(run: Commands, scenes: Path, model:
     card["dataset"]["path"] = str(copy)
     (model / "card.json").write_text(json.dumps(card))
     done = run("training/train.py", "--resume", "--model", model)
-    assert (done.code, "has changed" in done.err) == (2, True)
+    assert (done.code, "has changed" in done.err) == (2, True), done.err
+
+
+def _leave_unfinished(state: Path) -> None:
+    """Let a finished training state ask for one epoch more."""
+    with safe_open(state, "numpy") as file:
+        training = json.loads(file.metadata()["training"])
+    training["settings"]["options"]["epochs"] += 1
+    save_file(load_file(state), state, {"training": json.dumps(training)})
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
