@@ -37,7 +37,7 @@ class Int8Options:
     data: Path | None
     calibration: Path | None
     images: int
-    method: Literal["minmax", "percentile", "entropy"]
+    method: Literal["minmax", "percentile"]
     seed: int
     max_ap_drop: float
     force: bool

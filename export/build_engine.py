@@ -29,7 +29,10 @@ def parse_arguments() -> argparse.Namespace:
     int8.add_argument("--data", type=Path, help="labelled folder to calibrate and measure on; default the card's")
     int8.add_argument("--calibration", type=Path, metavar="DIR", help="folder of images; default the training images")
     int8.add_argument("--images", type=whole_number(1), default=256, help="calibration images, chosen by --seed")
-    int8.add_argument("--method", choices=("minmax", "percentile", "entropy"), default="minmax", help="how scales are found")
+    int8.add_argument(
+        "--method", choices=("percentile", "minmax"), default="percentile",
+        help="range of each tensor: 99.99 %% of its values over all images, or all of them",
+    )  # fmt: skip
     int8.add_argument("--seed", type=whole_number(0), default=0, help="seed of the choice of images")
     int8.add_argument("--max-ap-drop", type=number(0, 100), default=0.5, help="AP points that INT8 may lose")
     int8.add_argument("--force", action="store_true", help="accept an INT8 model that loses more")

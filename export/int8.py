@@ -17,7 +17,6 @@ from retinanet_edge.runtime.accuracy import check_classes
 from retinanet_edge.runtime.coco import measure_accuracy
 from retinanet_edge.runtime.dataset import Sample, read_dataset, read_image
 from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_image_file
-from retinanet_edge.runtime.engine import open_engine
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_card import Accuracy, Calibration, Int8Record, ModelCard, Precision, Verdict
@@ -29,11 +28,15 @@ from retinanet_edge.runtime.model_folder import (
     file_sha256,
     vouched_file,
 )  # fmt: skip
+from retinanet_edge.runtime.openvino_engine import OpenVINOEngine
 from retinanet_edge.runtime.progress import track
 
 
 def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
-    """Write model.int8.onnx, measure both precisions, and return the card with figures and verdict, for the caller to write."""
+    """Write model.int8.onnx once both precisions are measured; return the card with figures and verdict, for the caller to write.
+
+    Whatever fails on the way, the former model.int8.onnx stays.
+    """
     source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
     dataset = read_dataset(options.data or data_of_card(folder, card))
     check_classes(dataset, card)
@@ -41,15 +44,15 @@ def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
     print(f"calibrating on {len(images)} images ({options.method})", flush=True)
     with atomic_path(folder / INT8_FILE) as temporary:
         quantize(source, temporary, images, options.method)
+        fp32 = _measure(card, source, "fp32", dataset.val)  # again even if the card has it, perhaps of other images
+        int8 = _measure(card, temporary, "int8", dataset.val)
     calibration = Calibration(options.method, len(images), data_hash, options.seed)
-    record = Int8Record(file_sha256(folder / INT8_FILE), file_sha256(source), calibration)
-    kept = tuple(engine for engine in card.engines if engine.precision != "int8")  # theirs was another model.int8.onnx
-    card = dataclasses.replace(card, int8=record, verdict=None, engines=kept)
-    card = _measured(folder, _measured(folder, card, "fp32", dataset.val), "int8", dataset.val)
-    ap = {a.precision: a.ap for a in card.accuracy if a.split == "val" and a.backend == "OpenVINO"}
-    drop = ap["fp32"] - ap["int8"]
+    record = Int8Record(int8.file_sha256, fp32.file_sha256, calibration)
+    drop = fp32.ap - int8.ap
     verdict = Verdict(drop <= options.max_ap_drop, drop, options.max_ap_drop, record.sha256, forced=False)
-    return dataclasses.replace(card, verdict=verdict)
+    kept = tuple(engine for engine in card.engines if engine.precision != "int8")  # theirs was another model.int8.onnx
+    card = dataclasses.replace(card, int8=record, verdict=verdict, engines=kept)
+    return card.with_accuracy(fp32).with_accuracy(int8)
 
 
 def _calibration_images(
@@ -78,15 +81,10 @@ def _read_folder(folder: Path) -> list[Callable[[], NDArray[np.uint8]]]:
     return [functools.partial(read_image_file, path) for path in paths]
 
 
-def _measured(folder: Path, card: ModelCard, precision: Precision, samples: Sequence[Sample]) -> ModelCard:
-    """Return the card with AP of a precision on the validation split, measured on the CPU backend unless the card has it."""
-    file = folder / (INT8_FILE if precision == "int8" else ONNX_FILE)
-    sha256 = file_sha256(file)
-    if any(a.file_sha256 == sha256 and a.split == "val" and a.backend == "OpenVINO" for a in card.accuracy):
-        return card
-    with open_engine(folder, card, precision) as engine:
+def _measure(card: ModelCard, file: Path, precision: Precision, samples: Sequence[Sample]) -> Accuracy:
+    """Return AP of an ONNX file on the validation split, by the CPU backend."""
+    with OpenVINOEngine(file, card, precision) as engine:
         metrics, _ = measure_accuracy(engine, card, samples, card.classes, f"AP of {precision}")
-        backend = engine.backend
-    return card.with_accuracy(
-        Accuracy(precision, backend, "val", len(samples), metrics.ap, metrics.ap50, metrics.ap75, sha256)
+    return Accuracy(
+        precision, engine.backend, "val", len(samples), metrics.ap, metrics.ap50, metrics.ap75, file_sha256(file)
     )

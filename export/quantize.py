@@ -7,7 +7,9 @@ that convolution and addition fuse, anything before a Resize, biases, and all fr
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -24,13 +26,12 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-Method = Literal["minmax", "percentile", "entropy"]
+from retinanet_edge.runtime.progress import Progress
 
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
+Method = Literal["minmax", "percentile"]
+
+# Not offered: ONNX Runtime's entropy method, which as quantize_static calls it considers only the whole range, so is min-max.
+_METHODS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
 _OPTIONS = {
     "ActivationSymmetric": True,  # TensorRT takes no zero point
     "WeightSymmetric": True,
@@ -41,6 +42,8 @@ _OPTIONS = {
     "OpTypesToExcludeOutputQuantization": ["Conv", "Add"],
     "ForceQuantizeNoInputCheck": True,
     "QDQDisableWeightAdjustForInt32Bias": True,
+    "CalibPercentile": 99.99,
+    "CalibStridedMinMax": 1,  # image by image, with both methods: else all tensors of all images are in memory together
 }
 
 
@@ -50,12 +53,14 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.uint8]], me
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
-        quantize_static(
-            prepared, target, _Images(images), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "Add"],
-            nodes_to_exclude=[*_last_convolutions(graph), *_additions_of_constants(graph)], per_channel=True,
-            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=_METHODS[method],
-            extra_options=_OPTIONS,
-        )  # fmt: skip
+        # What the percentile method prints for each image is swallowed.
+        with Progress("calibrating", len(images)) as progress, redirect_stdout(io.StringIO()):
+            quantize_static(
+                prepared, target, _Images(images, progress), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "Add"],
+                nodes_to_exclude=[*_last_convolutions(graph), *_additions_of_constants(graph)], per_channel=True,
+                activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=_METHODS[method],
+                extra_options=_OPTIONS,
+            )  # fmt: skip
     model = onnx.load(target)
     _free_convolution_sides(model.graph)
     _free_resizes(model.graph)
@@ -67,14 +72,26 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.uint8]], me
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Hands one image after the other to the calibrator."""
+    """Hands images to the calibrator: `set_range` says which are next, `get_next` gives them one by one."""
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
-        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = ({"images": image[None]} for image in images)
+    def __init__(self, images: Sequence[NDArray[np.uint8]], progress: Progress) -> None:
+        self._images, self._progress = images, progress
+        self._waiting: Iterator[NDArray[np.uint8]] = iter(images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Let `get_next` begin at one index and end before the other."""
+        self._waiting = iter(self._images[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """Return the next input, None at the end."""
-        return next(self._batches, None)
+        image = next(self._waiting, None)
+        if image is None:
+            return None
+        self._progress.advance()
+        return {"images": image[None]}
 
 
 def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

@@ -127,7 +127,7 @@ class OnnxRecord:
 class Calibration:
     """What the INT8 scales were measured on."""
 
-    method: Literal["minmax", "percentile", "entropy"]
+    method: Literal["minmax", "percentile"]
     images: int
     data_sha256: str
     seed: int

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import squares
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Small networks gain nothing from more threads, which wait for each other in turns of seconds where something else runs, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,38 @@ def finished_model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def model(finished_model: Path, tmp_path: Path) -> Path:
     """A copy of the finished model, to be changed at will."""
     return Path(shutil.copytree(finished_model, tmp_path / "model"))
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with data/squares, and models/latest, made by the commands as the design has them; what each of them said."""
+
+    folder: Path
+    said: dict[str, str]
+
+    @property
+    def model(self) -> Path:
+        return (self.folder / "models" / "latest").resolve()
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The way from data to an INT8 model that finds most squares, with every default but the network's size. Not to be changed."""
+    commands = Commands(tmp_path_factory.mktemp("project"))
+    squares.write_dataset(commands.folder / "data" / "squares", train=32, val=8)
+    typed: dict[str, tuple[object, ...]] = {
+        "training/train.py": ("--data", "data/squares", *SMALL_NETWORK, *squares.TRAINING),
+        "export/export_onnx.py": (),
+        "export/build_engine.py": ("--int8", "--max-ap-drop", 5),  # of so small a network
+    }
+    return Project(commands.folder, {command: commands.must(command, *arguments).out for command, arguments in typed.items()})
+
+
+@pytest.fixture
+def project(finished_project: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to be changed at will."""
+    folder = shutil.copytree(finished_project.folder, tmp_path / "project", symlinks=True)
+    return Project(Path(folder), finished_project.said)
 
 
 @pytest.fixture(scope="session")

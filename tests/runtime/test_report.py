@@ -71,7 +71,7 @@ def full_card(**changes):
     return card(
         dataset=DatasetRecord("voc", "../../data/bccd", SHA, "the data's own", 205, 87, 72),
         training=TrainingRecord(SHA, "imagenet", 36, 31, 17, "2.9.0"), onnx=OnnxRecord(SHA, SHA, 17, 3.1e-6),
-        int8=Int8Record(SHA, SHA, Calibration("entropy", 128, SHA, 5)), verdict=Verdict(True, 0.0031, 0.005, SHA, False),
+        int8=Int8Record(SHA, SHA, Calibration("percentile", 128, SHA, 5)), verdict=Verdict(True, 0.0031, 0.005, SHA, False),
         accuracy=(ap("int8", 0.6089), ap("fp32", 0.6120), ap("fp32", 0.5432, "test")), engines=(record,), **changes,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_every_figure_of_the_card_is_on_the_page(folder):
         "my model", "round square star", "input 16x24", "VOC, ../../data/bccd", "205 training, 87 validation, 72 test", "36, best 31",
         "imagenet", "2.9.0",
         "FP32 OpenVINO val 87 0.6120 0.9120 0.7120", "INT8 OpenVINO val 87 0.6089 0.9089 0.7089", "FP32 OpenVINO test 87 0.5432",
-        "Passed: 0.31 AP points lost by INT8, a loss of 0.50 is allowed", "128 images (entropy, seed 5)",
+        "Passed: 0.31 AP points lost by INT8, a loss of 0.50 is allowed", "128 images (percentile, seed 5)",
         "opset 17, differs from PyTorch by at most 3.1e-06", "model.int8.orin-trt8.engine int8 Orin 8.7 8.6.2.3 4 2025-01-02",
     ):  # fmt: skip
         assert expected in words
