@@ -33,7 +33,7 @@ def max_difference(network: RetinaNet, model: Path, samples: Sequence[Sample], s
         for class_logits, box_deltas, anchors in (_run(session, images[index : index + 1]), _part(batched, index)):
             assert np.array_equal(anchors[0], network.anchors.numpy()), "anchors are constants of both"
             differences += [float(np.abs(class_logits - logits).max()), float(np.abs(box_deltas - deltas).max())]
-    return max(differences)
+    return float(np.max(differences))  # NaN if one is, unlike max()
 
 
 def _run(session: onnxruntime.InferenceSession, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -1,7 +1,8 @@
 """Reader of YOLO: data.yaml (or classes.txt), images, and for each image a text file with a line an object.
 
 Format: https://docs.ultralytics.com/datasets/detect/ (class index, then centre x, centre y, width, height in fractions of the
-image). A line with more numbers is a polygon x1 y1 x2 y2 ..., whose bounds are taken.
+image). A line with more numbers is a polygon x1 y1 x2 y2 ..., whose bounds are taken; where the settings have kpt_shape, the box
+is followed by keypoints, which are left out.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def read_yolo(files: YoloFiles) -> Labels:
     splits = {split: [image for place in found for image in _images_of(place)] for split, found in places.items()}
     _check_labels_have_images([place for found in places.values() for place in found], splits)
     read = {
-        split: [_read_image(path, source, files.folder, classes) for path, source in images] for split, images in splits.items()
+        split: [_read_image(path, source, files.folder, classes, keypoints="kpt_shape" in settings) for path, source in images]
+        for split, images in splits.items()
     }
     return Labels("yolo", classes, read)
 
@@ -164,13 +166,14 @@ def _check_labels_have_images(places: list[Path], splits: dict[str, list[tuple[P
             raise DatasetError(f"{lost[0]} must have an image of its name in images/, got none: add it or remove the label file")
 
 
-def _read_image(path: Path, source: Path, folder: Path, classes: tuple[str, ...]) -> LabelledImage:
+def _read_image(path: Path, source: Path, folder: Path, classes: tuple[str, ...], *, keypoints: bool) -> LabelledImage:
     name = Path(os.path.relpath(path, folder)).as_posix()
     file = _label_file(path)
     if not file.is_file():  # YOLO's way to say that nothing is on it
         return LabelledImage(name, path, source, None, (), relative=True)
     lines = enumerate(read_label_text(file).splitlines(), start=1)
-    objects = tuple(_read_line(line.split(), number, file, classes) for number, line in lines if line.strip())
+    kept = 5 if keypoints else None  # words
+    objects = tuple(_read_line(line.split()[:kept], number, file, classes) for number, line in lines if line.strip())
     return LabelledImage(name, path, file, None, objects, relative=True)
 
 

@@ -5,6 +5,7 @@ Order of choice: the newest TensorRT engine that fits this machine, else INT8, e
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinanet_edge.runtime.detections import Detections
-from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.errors import EngineError, UserInputError
 from retinanet_edge.runtime.model_card import ModelCard, Precision
 from retinanet_edge.runtime.model_folder import INT8_FILE, ONNX_FILE, vouched_file
+
+_LOG = logging.getLogger("retinanet_edge")  # a program's own handlers decide; without any, warnings go to stderr
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,36 @@ def open_engine(folder: Path, card: ModelCard, choice: str = "auto", *, max_batc
 
 
 def _open_best(folder: Path, card: ModelCard, max_batch: int) -> Engine:
-    from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine, fits_this_machine
+    from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine, misfit
 
+    passed_over: list[str] = []
     for record in reversed(card.engines):
-        if (folder / record.file).is_file() and record.max_batch >= max_batch and fits_this_machine(record):
+        if not (folder / record.file).is_file():
+            continue
+        difference = misfit(record)
+        if difference is None and record.max_batch < max_batch:
+            difference = f"{record.file} takes at most {record.max_batch} images at once, not {max_batch}"
+        if difference is None:
             return TensorRTEngine(vouched_file(folder, record.file, record.sha256), record, card)
-    if card.int8 is not None and (card.verdict is None or card.verdict.passed or card.verdict.forced):
-        return _open_onnx(folder, card, "int8", max_batch)
-    return _open_onnx(folder, card, "fp32", max_batch)
+        passed_over.append(difference)
+    engine = _open_on_cpu(folder, card, max_batch, passed_over)
+    if passed_over:
+        _LOG.warning("%s: running %s (run python export/build_engine.py here for an engine)", passed_over[0], engine.name)
+    return engine
+
+
+def _open_on_cpu(folder: Path, card: ModelCard, max_batch: int, passed_over: list[str]) -> Engine:
+    accepted = card.int8 is not None and (card.verdict is None or card.verdict.passed or card.verdict.forced)
+    try:
+        return _open_onnx(folder, card, "int8" if accepted else "fp32", max_batch)
+    except ModuleNotFoundError as error:
+        if error.name != "openvino":
+            raise
+        why = passed_over[0] if passed_over else "it has none"
+        raise EngineError(
+            f"{folder} has no engine for this machine ({why}), and the CPU backend needs openvino: "
+            f"run python export/build_engine.py --model {folder} here, or pip install -e '.[cpu]'"
+        ) from None
 
 
 def _open_onnx(folder: Path, card: ModelCard, precision: Precision, max_batch: int) -> Engine:

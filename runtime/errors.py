@@ -22,9 +22,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER_INPUT, EXIT_VERDICT, EXIT_INTERRUPTED = 0, 1, 
 # Module a command may miss -> the extra of pyproject.toml that brings it.
 _EXTRA_OF_MODULE = {
     "torch": "train", "torchvision": "train", "timm": "train", "safetensors": "train", "matplotlib": "train",
-    "pycocotools": "train", "defusedxml": "train", "PIL": "train", "yaml": "train", "tqdm": "train",
     "onnx": "export", "onnxruntime": "export",
-    "openvino": "cpu", "cv2": "cpu", "av": "cpu",
+    "openvino": "cpu", "cv2": "cpu", "av": "cpu", "pycocotools": "cpu", "defusedxml": "cpu", "PIL": "cpu", "yaml": "cpu", "tqdm": "cpu",
     "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu", "polygraphy": "gpu",
 }  # fmt: skip
 

@@ -144,7 +144,7 @@ def open_device(index: int) -> LiveCamera:
     """Open /dev/video<index>. Raises CameraError, with the devices that there are, where it does not open."""
     device, found = Path(f"/dev/video{index}"), found_devices()
     if not device.exists():
-        raise CameraError(f"there is no camera {index}; found: {found}")
+        raise CameraError(f"there is no camera {index}; found: {found}: name one of these, a video, or --camera demo")
     if not os.access(device, os.R_OK | os.W_OK):
         raise CameraError(f"no permission to use {device}: add your user to its group (video), then log in again")
     import cv2

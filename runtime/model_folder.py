@@ -2,7 +2,7 @@
 
     models/<data>-<time>/
         card.json            the contract (model_card.py)
-        weights.safetensors  best weights;  last.safetensors + last.json: where training resumes
+        weights.safetensors  best weights;  last.safetensors: where training resumes
         model.onnx           portable network;  model.int8.onnx: the same with Q/DQ
         model.*.engine       compiled for one GPU and TensorRT;  timing.cache
         report/              pictures and index.html

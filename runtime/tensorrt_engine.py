@@ -21,9 +21,13 @@ _INPUT = "images"
 _COUNT, _BOXES, _SCORES, _CLASSES = "num_detections", "detection_boxes", "detection_scores", "detection_classes"
 
 
-def fits_this_machine(record: EngineRecord) -> bool:
-    """Say whether an engine was built for the TensorRT and GPU that are here; False where there is none. Prints nothing."""
-    return tensorrt_unavailable_reason() is None and this_machine() == _machine_of(record)
+def misfit(record: EngineRecord) -> str | None:
+    """Return None where an engine was built for the TensorRT and GPU that are here, else in words what differs. Prints nothing."""
+    if reason := tensorrt_unavailable_reason():
+        return f"{record.file} was built for {_machine_of(record)}, but here: {reason}"
+    if (found := this_machine()) != (expected := _machine_of(record)):
+        return f"{record.file} was built for {expected}, but here is {found}"
+    return None
 
 
 class TensorRTEngine:
@@ -35,7 +39,8 @@ class TensorRTEngine:
     """
 
     def __init__(self, path: Path, record: EngineRecord, card: ModelCard) -> None:
-        _check_machine(record, this_machine())
+        if difference := misfit(record):
+            raise EngineError(f"{difference}: {_remedy(record)}")
         _check_source(record, card)
         plan = path.read_bytes()
         if hashlib.sha256(plan).hexdigest() != record.sha256:  # TensorRT may crash on a damaged file
@@ -83,11 +88,6 @@ def _detections(outputs: dict[str, NDArray[Any]], image: int) -> Detections:
 
 def _machine_of(record: EngineRecord) -> Machine:
     return Machine(record.tensorrt, record.gpu, record.compute_capability)
-
-
-def _check_machine(record: EngineRecord, found: Machine) -> None:
-    if found != (expected := _machine_of(record)):
-        raise EngineError(f"{record.file} was built for {expected}, but here is {found}: {_remedy(record)}")
 
 
 def _check_source(record: EngineRecord, card: ModelCard) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from retinanet_edge.runtime.engine import open_engine
 from retinanet_edge.runtime.errors import EngineError
-from retinanet_edge.runtime.tensorrt_engine import fits_this_machine
+from retinanet_edge.runtime.tensorrt_engine import misfit
 from retinanet_edge.runtime.tensorrt_library import this_machine
 
 
@@ -89,7 +89,7 @@ def test_the_record_says_what_was_built(model, engine_of) -> None:
     assert record.onnx_sha256 == model.card.onnx.sha256
     assert (record.tensorrt, record.gpu, record.compute_capability) == (machine.tensorrt, machine.gpu, machine.compute_capability)
     assert (record.options["max_batch"], record.options["nms_max_detections"]) == ("4", "100")
-    assert fits_this_machine(record)
+    assert misfit(record) is None
     assert (model.folder / "timing.cache").stat().st_size > 0
 
 
@@ -108,7 +108,7 @@ def test_the_engine_is_what_a_folder_opens(model, engine_of, images) -> None:
 )
 def test_an_engine_of_another_machine_is_refused_in_one_sentence(model, engine_of, field, value) -> None:
     record = engine_of("fp32")
-    assert not fits_this_machine(replace(record, **{field: value}))
+    assert "but here is" in (misfit(replace(record, **{field: value})) or "")
     sentence = r"was built for .*, but here is .*: run python export/build_engine\.py --fp32"
     with pytest.raises(EngineError, match=sentence) as caught:
         model.open(record, **{field: value})

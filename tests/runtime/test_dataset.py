@@ -122,6 +122,11 @@ class TestYolo:
         dataset = read_dataset(write_yolo(tmp_path, line="0 0.1 0.2 0.5 0.1 0.3 0.6"))
         np.testing.assert_allclose(dataset.train[0].boxes, [[4, 3, 20, 18]], rtol=1e-6)  # x 0.1..0.5 of 40, y 0.1..0.6 of 30
 
+    def test_keypoints_are_left_out(self, tmp_path):
+        settings = "train: images/train\nval: images/val\nkpt_shape: [2, 2]\nnames: [cat, dog]\n"
+        dataset = read_dataset(write_yolo(tmp_path, line="1 0.25 0.5 0.25 0.2 0.9 0.9 0.8 0.8", settings=settings))
+        np.testing.assert_allclose(dataset.train[0].boxes, [[5, 12, 15, 18]], rtol=1e-6)
+
     @pytest.mark.parametrize("settings", [
         "path: .\ntrain: images/train\nval: images/val\ntest:\nnames: {0: cat, 1: dog}\n",
         "path: /nowhere\ntrain: ../images/train\nval: ../images/val\ntest: ../images/test\nnames: [cat, dog]\n",  # as Roboflow writes

@@ -1,12 +1,13 @@
 import dataclasses
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from retinanet_edge.runtime.engine import open_engine
-from retinanet_edge.runtime.errors import ModelFolderError, UserInputError
+from retinanet_edge.runtime.errors import EngineError, ModelFolderError, UserInputError
 from retinanet_edge.runtime.model_card import EngineRecord
 from retinanet_edge.runtime.model_folder import read_card
 
@@ -44,12 +45,29 @@ def test_a_choice_is_a_choice(tmp_path):
     assert opened(folder, "fp32", max_batch=3) == ("model.onnx", "fp32", 3)
 
 
-def test_auto_passes_over_an_engine_of_another_machine(tmp_path):
+def test_auto_passes_over_an_engine_of_another_machine_and_says_so(tmp_path, caplog):
     folder = write_model(tmp_path)
     (folder / FOREIGN.file).write_bytes(b"engine")
     card = read_card(folder).with_engine(FOREIGN)
     with open_engine(folder, card) as engine:
         assert engine.file.name == "model.int8.onnx"
+    (message,) = caplog.messages
+    assert message.startswith("model.fp16.x.engine was built for ")
+    assert message.endswith("running model.int8.onnx on OpenVINO (run python export/build_engine.py here for an engine)")
+
+
+def test_an_engine_that_is_not_there_is_no_news(tmp_path, caplog):
+    folder = write_model(tmp_path)
+    with open_engine(folder, read_card(folder).with_engine(FOREIGN)) as engine:
+        assert engine.file.name == "model.int8.onnx"
+    assert caplog.messages == []
+
+
+def test_without_engine_and_openvino_auto_names_the_builder(tmp_path, monkeypatch):
+    folder = write_model(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineError, match=r"no engine for this machine \(it has none\).*build_engine\.py --model"):
+        opened(folder)
 
 
 def test_what_is_opened_runs(tmp_path):
