@@ -20,7 +20,7 @@ DEMO_NETWORK := --backbone test_resnet --weights none --input 256 --fpn-channels
 DEMO_TRAINING := --epochs 9 --batch 16 --lr 3e-3 --augment 0.5 --eval-every 3
 
 demo: setup
-	$(PY) runtime/scenes.py --output data/scenes --train 1000 --val 200
+	$(PY) runtime/scenes.py --output data/scenes --train 1000 --val 400
 	$(PY) training/train.py --data data/scenes --model $(DEMO) --replace $(DEMO_NETWORK) $(DEMO_TRAINING)
 	$(PY) export/export_onnx.py --model $(DEMO)
 	$(PY) export/build_engine.py --model $(DEMO) --int8

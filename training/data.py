@@ -35,11 +35,11 @@ class Batch:
 
     def boxes_of_images(self) -> Sequence[Tensor]:
         """Return for each image its boxes [n, 4]."""
-        return self.boxes.split(self.counts)
+        return torch.split(self.boxes, self.counts)
 
     def classes_of_images(self) -> Sequence[Tensor]:
         """Return for each image its classes [n]."""
-        return self.classes.split(self.counts)
+        return torch.split(self.classes, self.counts)
 
 
 Example = tuple[Tensor, Tensor, Tensor]  # image, boxes, classes

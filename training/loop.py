@@ -19,7 +19,7 @@ from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
 from retinanet_edge.runtime.progress import Progress
 from retinanet_edge.training.augment import Augmentation
-from retinanet_edge.training.data import Batch, epoch_batches
+from retinanet_edge.training.data import Batch, TrainingBatches
 from retinanet_edge.training.losses import LossSpec, compute_losses
 from retinanet_edge.training.model import RetinaNet
 from retinanet_edge.training.options import TrainingOptions
@@ -65,7 +65,8 @@ class Trainer:
         self.optimizer = _make_optimizer(self.network, options)
         self.history: list[EpochRecord] = []
         self._dataset, self._input, self._nms = dataset, input_spec, nms
-        self._augmentation = Augmentation(input_spec.height, input_spec.width, options.augment, flip=options.flip)
+        augmentation = Augmentation(input_spec.height, input_spec.width, options.augment, flip=options.flip)
+        self._batches = TrainingBatches(dataset.train, augmentation, seed=options.seed, batch=options.batch, workers=options.workers)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -82,13 +83,11 @@ class Trainer:
     def run(self, after_epoch: Callable[[Evaluation | None], None]) -> None:
         """Train from the epoch after the history's last to the end; call `after_epoch` after each."""
         for epoch in range(len(self.history) + 1, self.options.epochs + 1):
-            self.history.append(self._train_epoch(epoch))
-            evaluation = None
+            record, evaluation = self._train_epoch(epoch), None
             if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
                 evaluation = self.evaluate(epoch)
-                self.history[-1] = dataclasses.replace(
-                    self.history[-1], ap=evaluation.metrics.ap, ap50=evaluation.metrics.ap50
-                )
+                record = dataclasses.replace(record, ap=evaluation.metrics.ap, ap50=evaluation.metrics.ap50)
+            self.history.append(record)
             print(_describe(self.history[-1], self.options.epochs), flush=True)
             after_epoch(evaluation)
 
@@ -99,34 +98,43 @@ class Trainer:
         return Evaluation(epoch, coco_metrics(samples, detections, self._dataset.classes), detections)
 
     def _train_epoch(self, epoch: int) -> EpochRecord:
-        self.network.train()
-        options, started = self.options, time.monotonic()
-        batches = epoch_batches(
-            self._dataset.train, self._augmentation, seed=options.seed, epoch=epoch, batch=options.batch, workers=options.workers
-        )
+        self._set_training_mode()
+        torch.manual_seed(self.options.seed + epoch)  # for backbones with dropout: a resumed run draws what an uninterrupted one does
+        started, steps = time.monotonic(), len(self._batches)
         sums, rate = torch.zeros(2), 0.0
-        with Progress(f"epoch {epoch} of {options.epochs}", len(batches), "step") as progress:
-            for index, batch in enumerate(batches):
-                rate = self._set_learning_rate((epoch - 1) * len(batches) + index, len(batches))
+        with Progress(f"epoch {epoch} of {self.options.epochs}", steps, "step") as progress:
+            for index, batch in enumerate(self._batches.epoch(epoch)):
+                rate = self._set_learning_rate((epoch - 1) * steps + index, steps)
                 losses = self._step(batch.to(self.device))
-                if not bool(torch.isfinite(losses).all()):
-                    raise RetinaNetEdgeError(
-                        f"the loss became {losses.sum().item()} in epoch {epoch}: lower --lr (it is {options.learning_rate})"
-                    )
                 sums += losses
                 progress.advance(1, classes=losses[0].item(), boxes=losses[1].item())
-        means = sums / len(batches)
+        means = sums / steps
         return EpochRecord(epoch, means[0].item(), means[1].item(), rate, time.monotonic() - started)
 
+    def _set_training_mode(self) -> None:
+        """Train, but with fixed BatchNorm statistics where a batch is one image: in a map of one cell it has no variance."""
+        self.network.train()
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(self._batches.size > 1)
+
     def _step(self, batch: Batch) -> Tensor:
+        """Take one step and return the losses [2]. Raises RetinaNetEdgeError where they diverge, with weights and average untouched."""
         class_logits, box_deltas = self.network(batch.images)
-        losses = compute_losses(class_logits, box_deltas, self.network.anchors, batch.boxes, batch.classes, LossSpec())
+        boxes, classes = batch.boxes_of_images(), batch.classes_of_images()
+        losses = compute_losses(class_logits, box_deltas, self.network.anchors, boxes, classes, LossSpec())
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+        figures = torch.stack([losses.classes.detach(), losses.boxes.detach(), gradient]).cpu()
+        if not bool(torch.isfinite(figures).all()):
+            found = ", ".join(f"{figure:g}" for figure in figures.tolist())
+            raise RetinaNetEdgeError(
+                f"losses and gradient must be finite, got {found}: lower --lr (it is {self.options.learning_rate:g})"
+            )
         self.optimizer.step()
         self.average.update_parameters(self.network)
-        return torch.stack([losses.classes.detach(), losses.boxes.detach()]).cpu()
+        return figures[:2]
 
     def _set_learning_rate(self, step: int, steps_per_epoch: int) -> float:
         options = self.options
