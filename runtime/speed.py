@@ -20,6 +20,7 @@ from retinanet_edge.runtime.detector import Detector
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.model_folder import write_atomically
 from retinanet_edge.runtime.progress import track
+from retinanet_edge.runtime.tensorrt_library import this_machine
 
 _DIFFERENT_FRAMES = 16  # enough that no call finds its input in the cache, few enough to be held in memory
 _PERCENTILES = (50, 95, 99)
@@ -88,9 +89,9 @@ def benchmark(
         calls = [
             _timed_call(detector, list(itertools.islice(source, batch))) for _ in track(range(-(-frames // batch)), "timing", "call")
         ]
-        name, precision = detector.engine.name, detector.engine.precision
+        name, precision, place = detector.engine.name, detector.engine.precision, machine(detector.engine.backend)
     speed = Speed(
-        name, precision, machine(), f"{images[0].shape[0]}x{images[0].shape[1]}", batch, len(calls), summarize(calls),
+        name, precision, place, f"{images[0].shape[0]}x{images[0].shape[1]}", batch, len(calls), summarize(calls),
         batch * len(calls) * 1e3 / sum(call["total"] for call in calls),
     )  # fmt: skip
     if csv_file is not None:
@@ -107,10 +108,11 @@ def summarize(calls: Sequence[dict[str, float]]) -> tuple[StageTime, ...]:
     )
 
 
-def machine() -> str:
-    """Return the processor and how many of its cores this process may use."""
+def machine(backend: str) -> str:
+    """Return the processor and how many of its cores this process may use; for a TensorRT backend, before them, the GPU."""
     cores = len(os.sched_getaffinity(0))
-    return f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+    processor = f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+    return f"{this_machine().gpu}, {processor}" if backend.startswith("TensorRT") else processor
 
 
 def _processor() -> str:

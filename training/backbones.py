@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import http.client
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import timm
+import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from retinanet_edge.runtime.errors import UserInputError
 
 STRIDES = (8, 16, 32)
 _HUB_SECONDS = 5.0
+_PROBE_SIDE = 96  # an odd multiple of 32: convolutions that leave out borders give other sizes than 12, 6 and 3
+# What fetching weights ends with: no network, no such file, no weights for this name, an answer that is not weights. The bases of the
+# hub's error are those of its HTTP library, which differs by version.
+_FETCH_ERRORS = (OSError, RuntimeError, SafetensorError, *HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ def make_backbone(name: str, weights: str) -> tuple[Backbone, str]:
     _use_cache_when_offline()
     try:
         return Backbone(name, imagenet=True), "imagenet"
-    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, or no weights for this name
-        reason = str(error).split(".")[0] if str(error) else type(error).__name__
+    except _FETCH_ERRORS as error:
+        reason = _first_sentence(error)
         if weights == "imagenet":
             raise UserInputError(
                 f"ImageNet weights of {name} cannot be had ({reason}): "
@@ -75,7 +84,7 @@ def _use_cache_when_offline() -> None:
         urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers, whatever it says
-    except OSError:
+    except (OSError, http.client.HTTPException):
         constants.HF_HUB_OFFLINE = True
 
 
@@ -89,12 +98,29 @@ def _check_name(name: str) -> None:
 
 
 def _feature_indices(name: str) -> tuple[int, ...]:
+    """Return which of a timm model's feature maps have strides 8, 16 and 32: as measured, since not all state the right ones."""
     try:
-        reductions = timm.create_model(name, features_only=True).feature_info.reduction()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise UserInputError(f"--backbone {name} gives no feature maps ({error}): choose another, such as resnet50") from None
-    if not set(STRIDES) <= set(reductions):
+        network = timm.create_model(name, features_only=True).eval()
+        with torch.no_grad():
+            shapes = [tuple(x.shape) for x in network(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))]
+        strides = [_stride(shape, channels) for shape, channels in zip(shapes, network.feature_info.channels(), strict=True)]
+    except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
         raise UserInputError(
-            f"--backbone must have features at strides {STRIDES}, {name} has {tuple(reductions)}: choose another, as resnet50"
+            f"--backbone {name} gives no features of images of any size ({_first_sentence(error)}): choose another, as resnet50"
+        ) from None
+    if not set(STRIDES) <= set(strides):
+        raise UserInputError(
+            f"--backbone must have features [N, C, H, W] at strides {STRIDES}, {name} has {shapes} for {_PROBE_SIDE}x{_PROBE_SIDE}: "
+            "choose another, as resnet50"
         )
-    return tuple(max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES)
+    indices = dict(zip(strides, network.feature_info.out_indices, strict=True))  # the last map of each stride
+    return tuple(indices[stride] for stride in STRIDES)
+
+
+def _stride(map_: Sequence[int], channels: int) -> float:
+    """Return the stride of a map of the probe's, 0 for one that is not [N, C, H, W] of a square."""
+    return _PROBE_SIDE / map_[2] if len(map_) == 4 and map_[1] == channels and map_[2] == map_[3] else 0
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).splitlines()[0].split(". ")[0].rstrip(".") if str(error) else type(error).__name__
