@@ -70,7 +70,7 @@ def open_folder(folder: Path, fps: float) -> RecordedCamera:
     """Open the images directly in `folder`, by name. Raises CameraError where there are none."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise CameraError(f"--camera {folder} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none: name another folder")
+        raise CameraError(f"{folder} must hold images ({', '.join(IMAGE_SUFFIXES)}), got none: name another folder")
     return open_images(paths, str(folder), fps)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import runpy
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +32,24 @@ LARGEST_FILE = 1 << 20  # bytes; a model.onnx of these tests has 1.6 MB
 
 
 @pytest.fixture
-def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Project) -> Callable[..., Finished]:
-    """The command in the project's folder and in this process, which has torch loaded already."""
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Project) -> Callable[..., Finished]:
+    """Runs a command in the project's folder and in this process, which has torch loaded already."""
 
-    def typed(*arguments: object) -> Finished:
+    def run_here(command: str, *arguments: object) -> Finished:
         monkeypatch.chdir(project.folder)
-        monkeypatch.setattr(sys, "argv", [COMMAND, *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / COMMAND), run_name="__main__")
+            runpy.run_path(str(ROOT / command), run_name="__main__")
         said = capsys.readouterr()
         assert isinstance(end.value.code, int)
         return Finished(end.value.code, said.out, said.err)
 
-    return typed
+    return run_here
+
+
+@pytest.fixture
+def export(typed: Callable[..., Finished]) -> Callable[..., Finished]:
+    return functools.partial(typed, COMMAND)
 
 
 def card_of(project: Project) -> dict[str, Any]:
@@ -146,12 +150,11 @@ def test_other_weights_give_another_file_and_forget_the_int8_model(export: Calla
     assert card_of(project)["int8"]["source_sha256"] == card["onnx"]["sha256"]
 
 
-def test_training_anew_leaves_nothing_of_the_former_model(export: Callable[..., Finished], project: Project) -> None:
-    commands = Commands(project.folder)
+def test_training_anew_leaves_nothing_of_the_former_model(typed: Callable[..., Finished], project: Project) -> None:
     train = ("--data", "data/squares", "--model", project.model, "--replace", "--epochs", 1, "--seed", 1)
-    commands.must("training/train.py", *train, *SMALL_NETWORK)
-    assert "run python export/export_onnx.py" in commands("export/build_engine.py", "--int8").err
-    assert export().code == 0
+    assert typed("training/train.py", *train, *SMALL_NETWORK).code == 0
+    assert "run python export/export_onnx.py" in typed("export/build_engine.py", "--int8").err
+    assert typed(COMMAND).code == 0
     card = card_of(project)
     assert (card["int8"], card["verdict"], card["accuracy"]) == (None, None, [])
     assert not (project.model / "model.int8.onnx").exists()
@@ -170,7 +173,7 @@ def truncated_weights_with_their_hash(project: Project) -> None:
 
 def weights_of_another_model(project: Project) -> None:
     path = project.model / "weights.safetensors"
-    save_file({name: value + 1 for name, value in load_file(path).items()}, path)
+    save_file({name: np.ones_like(value) for name, value in load_file(path).items()}, path)
 
 
 def weights_of_another_width(project: Project) -> None:
@@ -250,16 +253,20 @@ def test_one_command_at_a_time_writes_a_folder(export: Callable[..., Finished], 
         assert "another command is writing" in refused(export(), project)
 
 
-def limit_files() -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails, as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+@pytest.fixture
+def no_large_files() -> Iterator[Callable[[], None]]:
+    """Lets writing fail as on a full disk when called, in this process: Python ignores the signal that comes with it."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, former[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-def test_a_full_disk_is_one_line_and_the_former_file_stays(project: Project) -> None:
+def test_a_full_disk_is_one_line_and_the_former_file_stays(
+    export: Callable[..., Finished], project: Project, no_large_files: Callable[[], None]
+) -> None:
     before, card = (project.model / "model.onnx").read_bytes(), card_of(project)
-    command = [sys.executable, str(ROOT / COMMAND)]
-    done = subprocess.run(command, cwd=project.folder, preexec_fn=limit_files, capture_output=True, text=True, check=False)
-    assert "free disk space" in refused(Finished(done.returncode, done.stdout, done.stderr), project)
+    no_large_files()
+    assert "free disk space" in refused(export(), project)
     assert (project.model / "model.onnx").read_bytes() == before
     assert card_of(project) == card
 
