@@ -14,9 +14,9 @@ except ModuleNotFoundError:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line. Ends the process with code 2 and one line where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="model folder")
-    parser.add_argument("--data", type=Path, help="labelled folder whose images check the export; default the card's")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="model folder; default %(default)s")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="labelled folder whose images check the export; default the card's")
     return parser.parse_args()
 
 

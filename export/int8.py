@@ -16,7 +16,7 @@ from retinanet_edge.export.quantize import quantize
 from retinanet_edge.runtime.accuracy import check_classes
 from retinanet_edge.runtime.coco import measure_accuracy
 from retinanet_edge.runtime.dataset import Sample, read_dataset, read_image
-from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_image_file
+from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES, read_header, read_image_file
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_card import Accuracy, Calibration, Int8Record, ModelCard, Precision, Verdict
@@ -78,6 +78,8 @@ def _read_folder(folder: Path) -> list[Callable[[], NDArray[np.uint8]]]:
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserInputError(f"--calibration must be a folder with images ({suffixes}), found none in {folder}")
+    for path in paths:
+        read_header(path)  # a file that is cut off would decode, its rest in grey
     return [functools.partial(read_image_file, path) for path in paths]
 
 

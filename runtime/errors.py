@@ -64,12 +64,13 @@ class VerdictError(RetinaNetEdgeError):
 
 def run_command(main: Callable[[], None]) -> int:
     """Run a command's `main` and return its exit code, turning errors users can cause into one line on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does: nothing half-written, exit code 130
     try:
         main()
     except RetinaNetEdgeError as error:
         return _report(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _report("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _report(str(interrupt) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output (head, less) has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from retinanet_edge.runtime.errors import UserInputError
 
 _WINDOW = "retinanet-edge"
 _END_KEYS = (ord("q"), 27)  # 27 is Esc
+_PROBE_S = 20.0  # a display over a slow network may take its time
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,11 @@ class WindowSink:
         self._on_end, self._sized, self._open = on_end, False, False
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserInputError("no display: neither DISPLAY nor WAYLAND_DISPLAY is set; see the frames with --video out.mp4")
+        if not _a_window_opens():
+            raise UserInputError("no display: this OpenCV opens no window here; pip install -e '.[window]' brings one that does")
         import cv2
 
-        try:
-            cv2.namedWindow(_WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        except cv2.error:  # a headless build, or a display that does not answer
-            raise UserInputError("no display: this OpenCV opens no window; pip install -e '.[window]' brings one that does") from None
+        cv2.namedWindow(_WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)  # no toolbar
         self._open = True
 
     def write(self, result: FrameResult) -> None:
@@ -120,6 +122,15 @@ class WindowSink:
 
             self._open = False
             cv2.destroyAllWindows()  # unlike destroyWindow, at peace with one that the user has closed
+
+
+def _a_window_opens() -> bool:
+    """Try in a process of its own: with a display that does not answer, as of a dead SSH session, Qt aborts the process it is in."""
+    try:
+        probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]
+        return subprocess.run(probe, capture_output=True, timeout=_PROBE_S, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def as_json(result: FrameResult) -> dict[str, object]:

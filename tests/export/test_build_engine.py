@@ -170,7 +170,7 @@ def test_calibration_images_come_from_the_folder_that_is_named(build: Callable[.
     (project.folder / "mine" / "deeper").mkdir(parents=True)
     for index, name in enumerate(("mine/a.png", "mine/b.PNG", "mine/deeper/c.png", "mine/notes.txt")):
         shutil.copy(project.folder / "data" / "squares" / "train" / f"{index}.png", project.folder / name)
-    done = build("--int8", "--recalibrate", "--calibration", "mine", "--max-ap-drop", 100)
+    done = build("--int8", "--calibration", "mine", "--max-ap-drop", 100)  # which asks for another file than the one there
     assert done.code == 0, done.err
     after = card_of(project)["int8"]
     assert after["calibration"]["images"] == 3  # not the text file, whatever is in it
@@ -311,6 +311,15 @@ def empty_calibration_image(folder: Path) -> list[object]:
     return ["--calibration", "some"]
 
 
+def cut_off_calibration_image(folder: Path) -> list[object]:
+    """A JPEG that decodes, the lost part in grey."""
+    shutil.copytree(folder / "data" / "squares" / "val", folder / "some")
+    done, data = cv2.imencode(".jpg", cv2.imread(str(folder / "some" / "0.png")))
+    assert done
+    (folder / "some" / "9.jpg").write_bytes(data.tobytes()[: len(data) // 2])
+    return ["--calibration", "some"]
+
+
 def corrupt_training_image(folder: Path) -> list[object]:
     overwrite_middle(folder / "data" / "squares" / "train" / "7.png")
     return []
@@ -336,8 +345,9 @@ def overwrite_middle(path: Path) -> None:
         (missing_data, "nowhere"),
         (missing_calibration, "--calibration must be a folder with images"),
         (empty_calibration, "--calibration must be a folder with images"),
-        (corrupt_calibration, "some/9.png must decode"),
-        (empty_calibration_image, "some/9.png must decode"),
+        (corrupt_calibration, "some/9.png must be an image"),
+        (empty_calibration_image, "some/9.png must hold an image, got an empty file"),
+        (cut_off_calibration_image, "some/9.jpg must be whole"),
         (corrupt_training_image, "train/7.png must decode"),
         (corrupt_validation_image, "val/7.png must decode"),
     ],

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from retinanet_edge.runtime import sinks
 from retinanet_edge.runtime.camera import Frame
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.errors import UserInputError
@@ -175,13 +176,8 @@ class TestWindow:
         with pytest.raises(UserInputError, match="no display: neither DISPLAY nor WAYLAND_DISPLAY"):
             WindowSink(lambda: None)
 
-    def test_an_opencv_without_windows_is_no_display(self, monkeypatch):
-        monkeypatch.setenv("DISPLAY", ":0")
-
-        def refuse(*_):
-            raise cv2.error("The function is not implemented. Rebuild the library")
-
-        monkeypatch.setattr(cv2, "namedWindow", refuse)
+    def test_a_display_that_does_not_answer_is_none(self, monkeypatch):
+        monkeypatch.setenv("DISPLAY", ":987")  # nor has the headless OpenCV of the tests windows; with one, Qt would abort here
         with pytest.raises(UserInputError, match="no display: this OpenCV opens no window"):
             WindowSink(lambda: None)
 
@@ -190,6 +186,7 @@ class TestWindow:
         """OpenCV's window functions, played by hand: the tests have no screen."""
         monkeypatch.setenv("DISPLAY", ":0")
         shown, ends = [], []
+        monkeypatch.setattr(sinks, "_a_window_opens", lambda: True)
         monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "resizeWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
