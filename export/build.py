@@ -108,7 +108,7 @@ def _report(card: ModelCard) -> None:
                 f"  {accuracy.precision:5s} {accuracy.backend:12s} AP {accuracy.ap:.4f}  AP50 {accuracy.ap50:.4f}  "
                 f"AP75 {accuracy.ap75:.4f}  ({accuracy.images} validation images)"
             )
-    points = f"INT8 loses {100 * verdict.ap_drop:.2f} AP points, {100 * verdict.max_ap_drop:.2f} are allowed"
+    points = f"INT8 changes AP by {-100 * verdict.ap_drop:+.2f} points, {-100 * verdict.max_ap_drop:.2f} is allowed"
     if not verdict.passed and not verdict.forced:
         raise VerdictError(f"{points}: calibrate with more --images or another --method, or accept it with --force")
     print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {points}", flush=True)

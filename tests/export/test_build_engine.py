@@ -182,7 +182,7 @@ def test_the_verdict_refuses_what_loses_too_much_until_it_is_forced(
     build: Callable[..., Finished], project: Project, grey: Path
 ) -> None:
     message = refused(build("--int8", "--recalibrate", "--calibration", grey), project, code=3)
-    found = re.search(r"INT8 loses (\d+\.\d+) AP points, 0\.50 are allowed: .*--force", message)
+    found = re.search(r"INT8 changes AP by -(\d+\.\d+) points, -0\.50 is allowed: .*--force", message)
     assert found
     card = card_of(project)
     assert float(found[1]) == pytest.approx(100 * card["verdict"]["ap_drop"], abs=0.005)
@@ -190,7 +190,7 @@ def test_the_verdict_refuses_what_loses_too_much_until_it_is_forced(
     assert (card["verdict"]["passed"], card["verdict"]["forced"]) == (False, False)
     assert card["int8"]["sha256"] == file_sha256(project.model / "model.int8.onnx")  # kept, to be looked at
 
-    assert "INT8 loses" in refused(build("--int8"), project, code=3)  # not forgotten
+    assert "INT8 changes AP by -" in refused(build("--int8"), project, code=3)  # not forgotten
     forced = build("--int8", "--force")
     assert (forced.code, "accepted by --force" in forced.out) == (0, True), forced.err
     for arguments, passed, stays_forced in [((), False, True), (("--max-ap-drop", 100), True, False)]:
