@@ -11,6 +11,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from retinanet_edge.export.batch_norm import replace_batch_norm
+from retinanet_edge.export.constant_folding import fold_constants
 from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.model_card import InputSpec
 from retinanet_edge.training.model import RetinaNet
@@ -45,6 +47,7 @@ def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
         for message in ("You are using the legacy TorchScript-based ONNX", "The feature will be removed"):
             warnings.filterwarnings("ignore", category=DeprecationWarning, message=message)
         warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
+        warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")  # of pads: fold_constants does it
         torch.onnx.export(
             _ContractGraph(network.cpu()), (images,), file, input_names=["images"], output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "N"} for name in ("images", "class_logits", "box_deltas")},
@@ -52,6 +55,8 @@ def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
         )  # fmt: skip
         model = onnx.load(file)
     _inline_constant_aliases(model.graph)
+    fold_constants(model)
+    replace_batch_norm(model.graph)
     _state_output_shapes(model.graph, anchors=len(network.anchors), classes=network.class_head.outputs)
     model.producer_name, model.producer_version, model.doc_string = "retinanet-edge", "", ""
     check_contract(model)

@@ -24,7 +24,7 @@ _HUB_SECONDS = 5.0
 _PROBE_SIDE = 96  # an odd multiple of 32: convolutions that leave out borders give other sizes than 12, 6 and 3
 # What fetching weights ends with: no network, no such file, no weights for this name, an answer that is not weights. The bases of the
 # hub's error are those of its HTTP library, which differs by version.
-_FETCH_ERRORS = (OSError, RuntimeError, SafetensorError, *HfHubHTTPError.__bases__)
+_FETCH_ERRORS: tuple[type[BaseException], ...] = (OSError, RuntimeError, SafetensorError, *HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _feature_indices(name: str) -> tuple[int, ...]:
         ) from None
     if not set(STRIDES) <= set(strides):
         raise UserInputError(
-            f"--backbone must have features [N, C, H, W] at strides {STRIDES}, {name} has {shapes} for {_PROBE_SIDE}x{_PROBE_SIDE}: "
-            "choose another, as resnet50"
+            f"--backbone must have features [N, C, H, W] at strides {STRIDES}, "
+            f"{name} has {list(dict.fromkeys(shapes))} for {_PROBE_SIDE}x{_PROBE_SIDE}: choose another, as resnet50"
         )
     indices = dict(zip(strides, network.feature_info.out_indices, strict=True))  # the last map of each stride
     return tuple(indices[stride] for stride in STRIDES)

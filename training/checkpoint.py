@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from retinanet_edge.runtime.errors import ModelFolderError
+from retinanet_edge.runtime.errors import ModelFolderError, UserInputError
 from retinanet_edge.runtime.model_card import ModelCard
 from retinanet_edge.runtime.model_folder import WEIGHTS_FILE, atomic_path, vouched_file
 from retinanet_edge.training.model import RetinaNet, build_network
@@ -56,6 +56,17 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) ->
     network.load_state_dict(tensors)
 
 
+def load_timm_weights(features: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load the file of a timm model, as its hub has it, into the backbone cut from that model; the classifier stays out.
+
+    Raises ModelFolderError naming the keys and shapes that differ.
+    """
+    # What timm cuts to its features names some modules stages_0 that were stages.0.
+    given = {key.replace(".", "_"): value for key, value in tensors.items()}
+    wanted = {key: key.replace(".", "_") for key in features.state_dict()}
+    load_weights(features, {key: given[flat] for key, flat in wanted.items() if flat in given}, source)
+
+
 def _some(what: str, names: list[str]) -> str:
     return f"{len(names)} {what}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
 
@@ -72,7 +83,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_training_state(path: Path, modules: dict[str, nn.Module], optimizer: Optimizer, settings: dict[str, Any]) -> None:
-    """Write all that `load_training_state` gives back. `settings` goes into the header as JSON."""
+    """Write all that `load_training_state` gives back, whole or not at all. `settings` goes into the header as JSON."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
@@ -119,4 +130,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     whole = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata)
+        try:
+            save_file(whole, temporary, metadata)
+        except SafetensorError as error:  # how it reports what the system refuses, such as a full disk
+            raise UserInputError(f"{path} cannot be written ({error}): free disk space or mend its folder's permissions") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class TrainingBatches:
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=_stack,
+            worker_init_fn=_leave_process_group,
             generator=torch.Generator().manual_seed(seed),  # or the loader draws a number from the global generator
         )
 
@@ -76,12 +78,18 @@ class TrainingBatches:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch. Raises DatasetError or OSError where an image cannot be read."""
         self._turns.epoch = number
-        with _signals_kept_from_workers():
+        with _interrupts_kept_from_workers():
             batches = iter(self._loader)
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+    def close(self) -> None:
+        """End the workers. Left to the garbage collector, which may take their queues first, each can take 5 seconds to notice."""
+        iterator = self._loader._iterator  # as others do who end persistent workers: torch has no public way
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class _Turns:
@@ -136,14 +144,15 @@ def _stack(examples: list[Example | DatasetError | OSError]) -> Batch | DatasetE
     return Batch(torch.stack(images), torch.cat(boxes), torch.cat(classes), [len(c) for c in classes])
 
 
-@contextmanager
-def _signals_kept_from_workers() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in the processes begun within.
+# A terminal sends Ctrl-C, and timeout its SIGTERM, to the whole process group: only the main process is to answer, and ends the others.
+def _leave_process_group(_: int) -> None:
+    os.setpgrp()
 
-    A terminal sends Ctrl-C to all of a command's processes, and systemd its SIGTERM: only the main one is to answer, and it ends the
-    others. Here the signals wait until the block's end.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+
+@contextmanager
+def _interrupts_kept_from_workers() -> Iterator[None]:
+    """Block SIGINT in the processes begun within, from their first instruction on; here it waits until the block's end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from retinanet_edge.training.loop import EpochRecord
 
 _SHEET_IMAGES, _SHEET_COLUMNS, _TILE_WIDTH = 12, 4, 320
 _SHOWN_SCORE = 0.4
+_PR_CLASSES = 10  # matplotlib's colours before they repeat
 
 
 def save_loss_curve(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -25,8 +27,8 @@ def save_loss_curve(path: Path, history: Sequence[EpochRecord]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
-    losses.plot(epochs, [record.class_loss for record in history], label="classification (focal)")
-    losses.plot(epochs, [record.box_loss for record in history], label="box (smooth L1)")
+    losses.plot(epochs, [record.class_loss for record in history], marker="o", markersize=3, label="classification (focal)")
+    losses.plot(epochs, [record.box_loss for record in history], marker="o", markersize=3, label="box (smooth L1)")
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
     evaluated = [record for record in history if record.ap is not None]
     accuracy.plot([r.epoch for r in evaluated], [r.ap50 for r in evaluated], marker="o", markersize=3, label="AP50")
@@ -35,23 +37,24 @@ def save_loss_curve(path: Path, history: Sequence[EpochRecord]) -> None:
     for axes in (losses, accuracy):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def save_pr_curve(path: Path, metrics: CocoMetrics) -> None:
-    """Write precision over recall at IoU 0.5 of each class as a PNG; of the 12 with the lowest AP where there are more."""
+    """Write precision over recall at IoU 0.5 of each class as a PNG; of the 10 with the lowest AP50 where there are more."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     present = {name: ap for name, ap in metrics.per_class.items() if not np.isnan(ap[0])}
-    worst = sorted(present, key=lambda name: present[name][1])[:12]
+    worst = sorted(present, key=lambda name: present[name][1])[:_PR_CLASSES]
     for name in worst:
         recall, precision = metrics.pr_curves[name]
-        axes.plot(recall, precision, label=f"{name}: AP50 {present[name][1]:.3f}")
+        text = name.replace("$", r"\$")  # else what stands between two of them is taken for a formula
+        axes.plot(recall, precision, label=f"AP50 {present[name][1]:.3f}: {text}")  # the name last: a leading _ would hide the line
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"IoU 0.5, AP50 {metrics.ap50:.3f}")
     axes.grid(alpha=0.3)
     if worst:
         axes.legend(fontsize="small", loc="lower left")
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def save_detection_sheet(
@@ -59,7 +62,8 @@ def save_detection_sheet(
 ) -> None:
     """Write validation images, evenly picked, with their detections of score 0.4 and more, as one picture."""
     picked = np.linspace(0, len(samples) - 1, min(_SHEET_IMAGES, len(samples))).round().astype(int)
-    height = round(_TILE_WIDTH * np.median([samples[i].height / samples[i].width for i in picked]))
+    shape = float(np.median([samples[i].height / samples[i].width for i in picked]))
+    height = round(_TILE_WIDTH * min(max(shape, 0.25), 2))
     tiles = [
         _tile(draw_detections(read_image(samples[i]), detections[i].filtered(_SHOWN_SCORE), class_names), height) for i in picked
     ]
@@ -71,11 +75,16 @@ def save_detection_sheet(
     path.write_bytes(data.tobytes())
 
 
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # class names in scripts that matplotlib's font lacks
+        figure.savefig(path, dpi=110)
+
+
 def _tile(image: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
     """Return `image` made to fit a white tile."""
     scale = min(_TILE_WIDTH / image.shape[1], height / image.shape[0])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     tile = np.full((height, _TILE_WIDTH, 3), 255, np.uint8)
-    fitting = small[:height, :_TILE_WIDTH]
-    tile[: fitting.shape[0], : fitting.shape[1]] = fitting
+    tile[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return tile

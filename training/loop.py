@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from retinanet_edge.runtime.coco import CocoMetrics, coco_metrics
-from retinanet_edge.runtime.dataset import Dataset, Sample
+from retinanet_edge.runtime.dataset import Dataset
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
@@ -80,24 +80,29 @@ class Trainer:
         assert isinstance(network, RetinaNet)
         return network.eval()
 
-    def run(self, after_epoch: Callable[[Evaluation | None], None]) -> None:
-        """Train from the epoch after the history's last to the end; call `after_epoch` after each."""
-        for epoch in range(len(self.history) + 1, self.options.epochs + 1):
-            record, evaluation = self._train_epoch(epoch), None
-            if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
-                evaluation = self.evaluate(epoch)
-                record = dataclasses.replace(record, ap=evaluation.metrics.ap, ap50=evaluation.metrics.ap50)
-            self.history.append(record)
-            print(_describe(self.history[-1], self.options.epochs), flush=True)
-            after_epoch(evaluation)
+    def run(self, *, after_step: Callable[[], None], after_epoch: Callable[[Evaluation | None], None]) -> None:
+        """Train from the epoch after the history's last to the end, calling `after_step` and `after_epoch`, which may end it by raising.
 
-    def evaluate(self, epoch: int) -> Evaluation:
-        """Return AP and detections of the averaged network on the validation split."""
-        samples: tuple[Sample, ...] = self._dataset.val
-        detections = detect_samples(self.averaged_network, samples, self._input, self._nms, self.options.batch)
+        A step is one of training or a batch of an evaluation.
+        """
+        try:
+            for epoch in range(len(self.history) + 1, self.options.epochs + 1):
+                record, evaluation = self._train_epoch(epoch, after_step), None
+                if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
+                    evaluation = self._evaluate(epoch, after_step)
+                    record = dataclasses.replace(record, ap=evaluation.metrics.ap, ap50=evaluation.metrics.ap50)
+                self.history.append(record)
+                print(_describe(record, self.options.epochs), flush=True)
+                after_epoch(evaluation)
+        finally:
+            self._batches.close()
+
+    def _evaluate(self, epoch: int, after_step: Callable[[], None]) -> Evaluation:
+        samples = self._dataset.val
+        detections = detect_samples(self.averaged_network, samples, self._input, self._nms, self.options.batch, after_step)
         return Evaluation(epoch, coco_metrics(samples, detections, self._dataset.classes), detections)
 
-    def _train_epoch(self, epoch: int) -> EpochRecord:
+    def _train_epoch(self, epoch: int, after_step: Callable[[], None]) -> EpochRecord:
         self._set_training_mode()
         torch.manual_seed(self.options.seed + epoch)  # for backbones with dropout: a resumed run draws what an uninterrupted one does
         started, steps = time.monotonic(), len(self._batches)
@@ -108,6 +113,7 @@ class Trainer:
                 losses = self._step(batch.to(self.device))
                 sums += losses
                 progress.advance(1, classes=losses[0].item(), boxes=losses[1].item())
+                after_step()
         means = sums / steps
         return EpochRecord(epoch, means[0].item(), means[1].item(), rate, time.monotonic() - started)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from retinanet_edge.training.model import RetinaNet
 
 
 def detect_samples(
-    network: RetinaNet, samples: Sequence[Sample], input_spec: InputSpec, nms: NmsSpec, batch: int
+    network: RetinaNet, samples: Sequence[Sample], input_spec: InputSpec, nms: NmsSpec, batch: int, after_batch: Callable[[], None]
 ) -> list[Detections]:
     """Return the detections of each sample, in the pixels of its image. The network must be in evaluation mode."""
     device = network.anchors.device
@@ -30,6 +30,7 @@ def detect_samples(
             kept = efficient_nms(class_logits.float().cpu().numpy(), box_deltas.float().cpu().numpy(), anchors, nms)
             found += [box.detections_to_frame(d) for d, box in zip(kept, letterboxes, strict=True)]
             progress.advance(len(images))
+            after_batch()
     return found
 
 

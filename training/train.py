@@ -25,13 +25,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, help="labelled folder: COCO JSON, Pascal VOC or YOLO, told apart by what is in it")
     parser.add_argument("--model", type=Path, help=f"model folder to write (with --resume: default {DEFAULT_MODEL})")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its settings")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its settings (--data if that moved)")
     parser.add_argument("--replace", action="store_true", help="begin anew in a --model folder that holds a model")
     network = parser.add_argument_group("network")
     network.add_argument("--backbone", default="resnet50", help="any timm model with features at strides 8, 16, 32")
     network.add_argument(
         "--weights", default="auto",
-        help="first weights: imagenet, none, a .safetensors FILE of this network, or auto (imagenet where it can be fetched)",
+        help="first weights: imagenet, none, a .safetensors FILE of this network or of timm's model, or auto (imagenet if it can be had)",
     )  # fmt: skip
     network.add_argument("--new-classes", action="store_true", help="with --weights FILE: keep all but the last class layer")
     network.add_argument("--input", type=size, default=(640, 640), metavar="H[xW]", help="input pixels, multiples of 32")
@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--augment", type=number(0, 1), default=1.0, help="strength of augmentation, 0 to 1")
     training.add_argument("--no-flip", action="store_true", help="do not mirror images")
     training.add_argument("--eval-every", type=whole_number(1), default=2, help="epochs between evaluations on the validation split")
-    training.add_argument("--seed", type=whole_number(0), default=0, help="the same seed gives the same run")
+    training.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="the same seed gives the same run (on a GPU: nearly)")
     training.add_argument("--workers", type=whole_number(0), default=2, help="processes that read and augment")
     training.add_argument("--device", help="cpu, cuda or cuda:N; default cuda where there is one")
     arguments = parser.parse_args()
@@ -70,7 +70,7 @@ def main() -> None:
     from retinanet_edge.training.run import choose_device, resume, train
 
     if arguments.resume:
-        folder = resume(arguments.model or DEFAULT_MODEL, arguments.device and choose_device(arguments.device))
+        folder = resume(arguments.model or DEFAULT_MODEL, data=arguments.data, device=arguments.device)
     else:
         folder = train(_options(arguments, choose_device(arguments.device)), arguments.model, replace=arguments.replace)
     print(f"wrote {folder}: run python export/export_onnx.py --model {folder} next")

@@ -1,13 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, NetworkSpec
-from retinanet_edge.training.backbones import Backbone, make_backbone
 from retinanet_edge.training.model import LEVEL_STRIDES, Normalise, RetinaNet, build_network, check_input_size
 
 ANCHORS = AnchorSpec(LEVEL_STRIDES, tuple(4.0 * s for s in LEVEL_STRIDES), (1.0, 1.5), (1.0,))
@@ -69,33 +65,3 @@ def test_sizes_that_do_not_divide_are_refused_with_the_nearest() -> None:
     with pytest.raises(UserInputError, match="64x96 and 96x96"):
         check_input_size(90, 96)
     check_input_size(64, 96)
-
-
-def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UserInputError, match="resnet50"):
-        Backbone("resnet-50")
-
-
-def test_a_backbone_without_the_strides_is_refused() -> None:
-    with pytest.raises(UserInputError, match="feature"):
-        Backbone("vit_tiny_patch16_224")
-
-
-def test_without_network_auto_goes_on_and_imagenet_does_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing answers
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    _, start = make_backbone("test_resnet", "auto")
-    assert start == "none"
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    with pytest.raises(UserInputError, match="--weights FILE"):
-        make_backbone("test_resnet", "imagenet")
-
-
-def test_no_weights_are_asked_for_without_need(capsys: pytest.CaptureFixture[str]) -> None:
-    backbone, start = make_backbone("vgg11", "none")
-    assert start == "none"
-    assert backbone.channels == [512, 512, 512]
-    assert capsys.readouterr().err == ""

@@ -3,165 +3,182 @@
 import csv
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
-from tests.conftest import ROOT, SMALL_NETWORK, Commands, Finished
+from retinanet_edge.runtime.errors import ModelFolderError
+from retinanet_edge.runtime.model_folder import data_of_card, locked, read_card
+from retinanet_edge.training.checkpoint import load_network
+from tests.conftest import SMALL_NETWORK
+from tests.training.conftest import FORKS, AfterEpoch, TrainCommand, contents, same_weights
 
-
-def train(run: Commands, scenes: Path, model: str | Path, *more: object) -> Finished:
-    return run("training/train.py", "--data", scenes, "--model", model, *SMALL_NETWORK, *more)
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    ours, theirs = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
-    return ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
+# What a run leaves
 
 
-def test_a_run_leaves_weights_card_curves_and_history(finished_model: Path) -> None:
-    card = json.loads((finished_model / "card.json").read_text())
-    assert card["training"]["epochs"] == 2
-    assert card["dataset"]["train_images"] == 24
-    assert card["dataset"]["val_images"] == 8
-    assert (finished_model / card["dataset"]["path"]).resolve().is_dir()
+def test_a_run_leaves_weights_card_curves_and_history(trained_model: Path, data: Path) -> None:
+    card = read_card(trained_model)
+    assert card.training is not None
+    assert (card.training.epochs, card.training.best_epoch, card.training.start) == (2, 2, "none")
+    assert card.dataset is not None
+    assert (card.dataset.train_images, card.dataset.val_images) == (10, 4)
+    assert data_of_card(trained_model, card) == data.resolve()
     for name in ("loss.png", "pr_curve.png", "val_detections.png"):
-        assert (finished_model / "report" / name).read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((finished_model / "report" / "training.csv").read_text().splitlines()))
+        assert (trained_model / "report" / name).read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((trained_model / "report" / "training.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["class_loss"]) < float(rows[0]["class_loss"])
     assert rows[0]["ap"] == ""
     assert float(rows[1]["ap50"]) >= float(rows[1]["ap"])
 
 
-def test_the_default_folder_becomes_the_latest(run: Commands, scenes: Path) -> None:
-    done = run("training/train.py", "--data", scenes, "--epochs", 1, *SMALL_NETWORK)
+def test_the_default_folder_becomes_the_latest(command: TrainCommand, data: Path) -> None:
+    done = command("--data", data, "--epochs", 1, *SMALL_NETWORK)
     assert done.code == 0, done.err
-    latest = run.folder / "models" / "latest"
+    latest = command.folder / "models" / "latest"
     assert latest.is_symlink()
-    assert latest.resolve().name.startswith("scenes-")
+    assert latest.resolve().name.startswith("squares-")
     assert "export/export_onnx.py" in done.out
 
 
-def test_a_seed_reproduces_a_run_and_another_does_not(run: Commands, scenes: Path) -> None:
+def test_latest_is_a_model_that_can_be_exported_from_the_first_epoch_on(
+    command: TrainCommand, data: Path, after_epoch: AfterEpoch
+) -> None:
+    seen = []
+    after_epoch(1, lambda _: seen.append(load_network(latest, read_card(latest))))
+    latest = command.folder / "models" / "latest"
+    assert command("--data", data, "--epochs", 3, "--eval-every", 3, *SMALL_NETWORK).code == 0
+    assert len(seen) == 1
+    card = read_card(latest)
+    assert card.training is not None
+    assert card.training.best_epoch == 3  # the newest as long as none is measured, then the best measured
+    load_network(latest, card)
+
+
+def test_an_image_that_only_breaks_in_training_is_one_line_and_leaves_no_model(command: TrainCommand, data: Path) -> None:
+    copy = Path(shutil.copytree(data, command.folder / "copy"))
+    image = copy / "train" / "3.png"
+    broken = bytearray(image.read_bytes())
+    broken[len(broken) // 2 : len(broken) // 2 + 200] = bytes(200)
+    image.write_bytes(bytes(broken))
+    done = command.new("copy", "model", "--epochs", 1)
+    assert done.code == 2
+    assert done.err.startswith("error: image copy/train/3.png must decode")
+    assert done.err.count("\n") == 1
+    resumed = command("--resume", "--model", "model")
+    assert (resumed.code, "has no card.json" in resumed.err) == (2, True)
+
+
+# The same again
+
+
+@FORKS
+def test_a_seed_reproduces_a_run_and_another_does_not(command: TrainCommand, data: Path) -> None:
     for name, seed, workers in (("a", 5, 0), ("b", 5, 2), ("c", 6, 0)):
-        assert train(run, scenes, name, "--epochs", 1, "--seed", seed, "--workers", workers).code == 0
-    assert same_weights(run.folder / "a", run.folder / "b")  # however many processes read the images
-    assert not same_weights(run.folder / "a", run.folder / "c")
+        done = command.new(data, name, "--epochs", 1, "--seed", seed, "--workers", workers)
+        assert done.code == 0, done.err
+    assert same_weights(command.folder / "a", command.folder / "b")  # however many processes read the images
+    assert not same_weights(command.folder / "a", command.folder / "c")
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(run: Commands, scenes: Path, finished_model: Path) -> None:
-    command = [sys.executable, str(ROOT / "training/train.py"), "--data", str(scenes), "--model", "cut", "--epochs", "2"]
-    process = subprocess.Popen([*command, *map(str, SMALL_NETWORK)], cwd=run.folder, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (run.folder / "cut" / "last.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    if process.returncode == 0:
-        pytest.skip("the run ended before the interrupt reached it")
-    assert process.returncode == 130
-    assert "--resume --model" in errors
-    assert "Traceback" not in errors
-    resumed = run("training/train.py", "--resume", "--model", "cut")
-    assert resumed.code == 0, resumed.err
-    assert "resuming after epoch 1 of 2" in resumed.out
-    assert same_weights(run.folder / "cut", finished_model)
-
-
-def test_a_finished_run_is_not_resumed_or_overwritten_by_mistake(run: Commands, scenes: Path, model: Path) -> None:
-    again = run("training/train.py", "--resume", "--model", model)
+def test_a_finished_run_is_not_resumed_or_overwritten_by_mistake(command: TrainCommand, data: Path, trained: Path) -> None:
+    (trained / "model.int8.onnx").write_bytes(b"of these weights")
+    before = contents(trained)
+    again = command("--resume", "--model", trained)
     assert (again.code, "trained to its end" in again.err) == (2, True)
-    over = train(run, scenes, model, "--epochs", 1)
+    over = command.new(data, trained, "--epochs", 1)
     assert (over.code, "--replace" in over.err) == (2, True)
-    assert (model / "model.int8.onnx").exists()
-    assert train(run, scenes, model, "--epochs", 1, "--replace").code == 0
-    assert not (model / "model.int8.onnx").exists()  # it belonged to the former weights
+    assert contents(trained) == before
 
 
-def test_weights_of_a_file_start_a_run_if_the_classes_agree(run: Commands, scenes: Path, model: Path) -> None:
-    weights = model / "weights.safetensors"
-    assert train(run, scenes, "tuned", "--epochs", 1, "--weights", weights).code == 0
-    card = json.loads((model / "card.json").read_text())
+def test_a_model_is_replaced_when_there_is_another_not_before(command: TrainCommand, data: Path, trained: Path) -> None:
+    (trained / "model.int8.onnx").write_bytes(b"of these weights")
+    before = contents(trained)
+    failed = command.new(data, trained, "--epochs", 1, "--replace", "--lr", "1e30", "--optimizer", "sgd", "--warmup", 0)
+    assert failed.code == 1
+    assert contents(trained) == before
+    (trained / "report" / "demo.jsonl").touch()
+    assert command.new(data, trained, "--epochs", 1, "--replace").code == 0
+    assert not (trained / "model.int8.onnx").exists()  # it belonged to the former weights
+    assert not (trained / "report" / "demo.jsonl").exists()
+    assert not (trained / "model.onnx").exists()
+
+
+# First weights
+
+
+def test_weights_of_a_file_start_a_run_if_the_classes_agree(command: TrainCommand, data: Path, trained: Path) -> None:
+    weights = trained / "weights.safetensors"
+    assert command.new(data, "tuned", "--epochs", 1, "--weights", weights).code == 0
+    assert read_card(command.folder / "tuned").training.start == str(weights)  # type: ignore[union-attr]
+    card = json.loads((trained / "card.json").read_text())
     card["classes"][0] = "something else"
-    (model / "card.json").write_text(json.dumps(card))
-    refused = train(run, scenes, "other", "--epochs", 1, "--weights", weights)
+    (trained / "card.json").write_text(json.dumps(card))
+    refused = command.new(data, "other", "--epochs", 1, "--weights", weights)
     assert (refused.code, "--new-classes" in refused.err) == (2, True)
-    assert not (run.folder / "other").exists()
-    assert train(run, scenes, "other", "--epochs", 1, "--weights", weights, "--new-classes").code == 0
+    assert not (command.folder / "other").exists()
+    assert command.new(data, "other", "--epochs", 1, "--weights", weights, "--new-classes").code == 0
 
 
-def test_resuming_on_changed_data_is_refused(run: Commands, scenes: Path, model: Path) -> None:
-    _leave_unfinished(model / "last.safetensors")
-    copy = Path(shutil.copytree(scenes, run.folder / "copy"))
-    labels = next(copy.rglob("*train*.json"))
-    content = json.loads(labels.read_text())
-    content["annotations"].pop()
-    labels.write_text(json.dumps(content))
-    card = json.loads((model / "card.json").read_text())
-    card["dataset"]["path"] = str(copy)
-    (model / "card.json").write_text(json.dumps(card))
-    done = run("training/train.py", "--resume", "--model", model)
-    assert (done.code, "has changed" in done.err) == (2, True), done.err
+def test_weights_of_timms_model_fill_the_backbone(command: TrainCommand, data: Path) -> None:
+    timm = pytest.importorskip("timm")
+    save_file(timm.create_model("test_resnet").state_dict(), command.folder / "timm.safetensors")
+    done = command.new(data, "tuned", "--epochs", 1, "--weights", "timm.safetensors")
+    assert done.code == 0, done.err
+    save_file(timm.create_model("test_convnext").state_dict(), command.folder / "other.safetensors")
+    refused = command.new(data, "never", "--epochs", 1, "--weights", "other.safetensors")
+    assert (refused.code, "other.safetensors does not fit this network" in refused.err) == (2, True)
+    assert not (command.folder / "never").exists()
 
 
-def _leave_unfinished(state: Path) -> None:
-    """Let a finished training state ask for one epoch more."""
-    with safe_open(state, "numpy") as file:
-        training = json.loads(file.metadata()["training"])
-    training["settings"]["options"]["epochs"] += 1
-    save_file(load_file(state), state, {"training": json.dumps(training)})
+# What goes wrong
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--epochs", "0"], "at least 1"),
     (["--input", "100"], "96x96 and 128x128"),
     (["--backbone", "resnet-18"], "resnet18"),
+    (["--backbone", "vit_tiny_patch16_224"], "choose another"),
     (["--weights", "absent.safetensors"], "do not exist"),
     (["--device", "cuda:99"], "--device"),
     (["--anchor-scales", "1,x"], "number"),
     (["--lr", "nan"], "number"),
+    (["--seed", "99999999999999999999"], "--seed"),
 ])  # fmt: skip
 def test_wrong_values_are_refused_in_a_line_and_leave_nothing(
-    arguments: list[str], expected: str, run: Commands, scenes: Path
+    arguments: list[str], expected: str, command: TrainCommand, data: Path
 ) -> None:
-    done = train(run, scenes, "never", *arguments)
+    done = command.new(data, "never", *arguments)
     assert done.code == 2
     assert expected in done.err.splitlines()[-1]
-    assert "Traceback" not in done.err
-    assert not (run.folder / "never").exists()
+    assert not (command.folder / "never").exists()
 
 
-def test_a_diverging_run_says_what_to_lower(run: Commands, scenes: Path) -> None:
-    done = train(run, scenes, "wild", "--epochs", 2, "--lr", "1e30", "--optimizer", "sgd", "--warmup", 0)
-    assert done.code == 1
-    assert "--lr" in done.err.splitlines()[-1]
-    assert "Traceback" not in done.err
+def test_a_diverging_run_says_what_to_lower(command: TrainCommand, data: Path) -> None:
+    done = command.new(data, "wild", "--epochs", 2, "--lr", "1e30", "--optimizer", "sgd", "--warmup", 0)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "--lr" in done.err
 
 
-def test_two_runs_do_not_write_one_folder(run: Commands, scenes: Path) -> None:
-    command = [sys.executable, str(ROOT / "training/train.py"), "--data", str(scenes), "--model", "shared", "--epochs", "50"]
-    first = subprocess.Popen([*command, *map(str, SMALL_NETWORK)], cwd=run.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (run.folder / "shared" / "card.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        second = train(run, scenes, "shared", "--epochs", 1, "--replace")
-        assert second.code == 2
-        assert "another command is writing" in second.err
-    finally:
-        first.kill()
-        first.wait()
+def test_two_runs_do_not_write_one_folder(command: TrainCommand, data: Path, trained: Path) -> None:
+    before = contents(trained)
+    with locked(trained):
+        second = command.new(data, trained, "--epochs", 1, "--replace")
+        resumed = command("--resume", "--model", trained)
+    for done in (second, resumed):
+        assert (done.code, "another command is writing" in done.err) == (2, True)
+    assert contents(trained) == before
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(run: Commands, scenes: Path) -> None:
-    (run.folder / "file").write_text("not a folder")
-    done = train(run, scenes, run.folder / "file" / "model", "--epochs", 1)
-    assert done.code == 2
-    assert "Traceback" not in done.err
+def test_a_folder_that_cannot_be_written_is_one_line(command: TrainCommand, data: Path) -> None:
+    (command.folder / "file").write_text("not a folder")
+    done = command.new(data, "file/model", "--epochs", 1)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_weights_that_are_not_the_cards_are_not_loaded(trained: Path) -> None:
+    weights = trained / "weights.safetensors"
+    save_file({key: value + 1 for key, value in load_file(weights).items()}, weights)
+    with pytest.raises(ModelFolderError, match="SHA-256"):
+        load_network(trained, read_card(trained))

@@ -1,0 +1,169 @@
+import multiprocessing
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from retinanet_edge.runtime.dataset import Sample
+from retinanet_edge.runtime.errors import DatasetError
+from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.training.augment import Augmentation
+from retinanet_edge.training.data import Batch, TrainingBatches
+from tests.training.conftest import FORKS
+
+AUGMENTED, FITTED = Augmentation(32, 48, 1.0), Augmentation(32, 48, 0.0)
+
+
+def make_sample(path: Path, number: int, crowd: tuple[bool, ...] = (False, False)) -> Sample:
+    """Write an image of noise and return it with an object for each entry of `crowd`, whose classes are 10 * number, + 1, ..."""
+    cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (40, 50, 3), np.uint8))
+    boxes = np.array([[2.0 + i, 3, 30 + i, 33] for i in range(len(crowd))], np.float32).reshape(-1, 4)
+    classes = np.arange(len(crowd), dtype=np.int64) + 10 * number
+    return Sample(path, 40, 50, boxes, classes, np.array(crowd, np.bool_), np.ones(len(crowd), np.float32))
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return [make_sample(tmp_path / f"{number}.png", number) for number in range(5)]
+
+
+def epoch(samples: list[Sample], number: int = 1, *, augmentation: Augmentation = AUGMENTED, seed: int = 0, batch: int = 2,
+          workers: int = 0) -> list[Batch]:  # fmt: skip
+    with closing(TrainingBatches(samples, augmentation, seed=seed, batch=batch, workers=workers)) as batches:
+        return list(batches.epoch(number))
+
+
+def children() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def equal(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return len(ours) == len(theirs) and all(
+        torch.equal(a.images, b.images) and torch.equal(a.boxes, b.boxes) and torch.equal(a.classes, b.classes) and a.counts == b.counts
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@FORKS
+def test_workers_change_nothing(samples: list[Sample]) -> None:
+    alone = TrainingBatches(samples, AUGMENTED, seed=3, batch=2, workers=0)
+    with closing(TrainingBatches(samples, AUGMENTED, seed=3, batch=2, workers=2)) as several:
+        for number in (1, 2):
+            assert equal(list(alone.epoch(number)), list(several.epoch(number)))
+
+
+@FORKS
+def test_workers_live_from_the_first_epoch_to_the_end(samples: list[Sample]) -> None:
+    before = children()
+    with closing(TrainingBatches(samples, AUGMENTED, seed=0, batch=2, workers=2)) as batches:
+        list(batches.epoch(1))
+        workers = children() - before
+        list(batches.epoch(2))
+        assert len(workers) == 2
+        assert children() - before == workers
+    assert children() == before
+
+
+@FORKS
+def test_workers_leave_the_signals_of_a_terminal_to_the_main_process(samples: list[Sample]) -> None:
+    before = children()
+    with closing(TrainingBatches(samples, AUGMENTED, seed=0, batch=2, workers=1)) as batches:
+        list(batches.epoch(1))
+        (worker,) = children() - before
+        assert os.getpgid(worker) != os.getpgid(0)  # Ctrl-C goes to a process group
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # nothing stays blocked here
+
+
+def test_order_and_augmentation_follow_seed_and_epoch(samples: list[Sample]) -> None:
+    assert equal(epoch(samples), epoch(samples))
+    assert not equal(epoch(samples, 1), epoch(samples, 2))
+    assert not equal(epoch(samples, seed=0), epoch(samples, seed=1))
+
+
+def test_an_epoch_can_be_had_without_those_before_it(samples: list[Sample]) -> None:
+    batches = TrainingBatches(samples, AUGMENTED, seed=0, batch=2, workers=0)
+    list(batches.epoch(1))
+    assert equal(list(batches.epoch(2)), epoch(samples, 2))  # what resuming needs
+
+
+def test_reading_leaves_the_random_numbers_of_others_alone(samples: list[Sample]) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    epoch(samples)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_last_batch_is_filled_up_with_images_seen_before(samples: list[Sample]) -> None:
+    found = epoch(samples, batch=2)
+    assert [len(batch.images) for batch in found] == [2, 2, 2]  # of 5 images
+    numbers = [int(classes[0]) // 10 for batch in found for classes in batch.classes_of_images() if len(classes)]
+    assert set(numbers) == {0, 1, 2, 3, 4}
+    assert numbers[5] == numbers[0]
+
+
+@pytest.mark.parametrize(("count", "batch", "expected"), [(5, 1, [1] * 5), (1, 8, [1]), (5, 8, [5]), (5, 5, [5])])
+def test_batches_have_the_asked_size_or_all_images(
+    samples: list[Sample], count: int, batch: int, expected: list[int]
+) -> None:
+    batches = TrainingBatches(samples[:count], AUGMENTED, seed=0, batch=batch, workers=0)
+    assert [len(b.images) for b in batches.epoch(1)] == expected
+    assert (batches.size, len(batches)) == (expected[0], len(expected))
+
+
+def test_without_augmentation_the_input_is_the_letterboxed_image(samples: list[Sample]) -> None:
+    (batch,) = epoch(samples[:1], augmentation=FITTED)
+    letterbox = Letterbox(40, 50, 32, 48)
+    expected = letterbox.apply(cv2.imread(str(samples[0].path)))
+    assert np.abs(batch.images[0].numpy().astype(int) - expected).max() <= 1
+    np.testing.assert_allclose(batch.boxes, letterbox.boxes_to_input(samples[0].boxes), atol=1e-4)
+
+
+def test_crowd_boxes_are_left_out(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path / "crowd.png", 1, (True, False, True))
+    (batch,) = epoch([sample], augmentation=FITTED)
+    assert batch.classes.tolist() == [11]
+    assert batch.counts == [1]
+
+
+def test_objects_stay_with_their_image_where_some_have_none(tmp_path: Path) -> None:
+    samples = [make_sample(tmp_path / f"{i}.png", i, (False,) * count) for i, count in enumerate((2, 0, 1, 0))]
+    (batch,) = epoch(samples, batch=4, augmentation=FITTED)
+    assert sorted(batch.counts) == [0, 0, 1, 2]
+    found = sorted(tuple(classes.tolist()) for classes in batch.classes_of_images())
+    assert found == [(), (), (0, 1), (20,)]
+    for boxes, classes in zip(batch.boxes_of_images(), batch.classes_of_images(), strict=True):
+        assert boxes.shape == (len(classes), 4)
+
+
+def test_a_data_set_of_images_without_objects_gives_empty_boxes(tmp_path: Path) -> None:
+    (batch,) = epoch([make_sample(tmp_path / "bare.png", 0, ())])
+    assert batch.boxes.shape == (0, 4)
+    assert batch.classes.dtype == torch.int64
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_does_not_decode_is_one_line_with_its_name(samples: list[Sample], workers: int) -> None:
+    broken = bytearray(samples[3].path.read_bytes())
+    broken[len(broken) // 2 : len(broken) // 2 + 200] = bytes(200)  # the header stays: a look at the sizes passes
+    samples[3].path.write_bytes(bytes(broken))
+    with pytest.raises(DatasetError) as caught:
+        epoch(samples, workers=workers)
+    assert str(caught.value).startswith(f"image {samples[3].path} must decode")
+    assert "\n" not in str(caught.value)
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_opened_keeps_its_error(samples: list[Sample], workers: int) -> None:
+    samples[2].path.unlink()
+    samples[2].path.mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        epoch(samples, workers=workers)
+    assert caught.value.filename == str(samples[2].path)
