@@ -1,8 +1,7 @@
-"""Backbones: any timm model with features at strides 8, 16 and 32, and where its first weights come from."""
+"""Backbones: presets of KerasCV and any timm model with features at strides 8, 16 and 32; where their first weights come from."""
 
 from __future__ import annotations
 
-import difflib
 import http.client
 import sys
 import urllib.error
@@ -18,6 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.training.presets import PresetEntry, resolve
+from retinanet_edge.training.same_padding import fix_same_padding
+from retinanet_edge.training.vitdet import ViTDet
+from retinanet_edge.training.yolo_v8 import YoloV8, yolo_v8_size
 
 STRIDES = (8, 16, 32)
 _HUB_SECONDS = 5.0
@@ -36,18 +39,21 @@ class BackboneInfo:
 
 
 class Backbone(nn.Module):
-    """A timm model cut to its features at strides 8, 16 and 32: float [N, 3, H, W] -> three maps, fine to coarse."""
+    """A network cut to its features at strides 8, 16 and 32: float [N, 3, H, W] -> three maps, fine to coarse."""
 
     def __init__(self, name: str, *, imagenet: bool = False) -> None:
-        """Build the backbone. Raises UserInputError for a name without such features, OSError where weights cannot be fetched."""
+        """Build the backbone that a preset or a timm model names.
+
+        Raises UserInputError for a name without such features, OSError or RuntimeError where weights cannot be fetched.
+        """
         super().__init__()
-        _check_name(name)
-        indices = _feature_indices(name)
-        self.features = timm.create_model(name, pretrained=imagenet, features_only=True, out_indices=indices)
-        self.channels: list[int] = self.features.feature_info.channels()
-        config = self.features.pretrained_cfg
-        mean, std = config.get("mean", (0.485, 0.456, 0.406)), config.get("std", (0.229, 0.224, 0.225))
+        self.features, self.channels, mean, std = _build(resolve(name), published=imagenet)
         self.info = BackboneInfo(tuple(255 * m for m in mean), tuple(255 * s for s in std))
+
+    @property
+    def published(self) -> nn.Module:
+        """The part that a file of timm's weights fills: all of the features but the pyramid over a plain transformer."""
+        return self.features.vit if isinstance(self.features, ViTDet) else self.features
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps [N, C, H / stride, W / stride] of strides 8, 16 and 32."""
@@ -88,13 +94,24 @@ def _use_cache_when_offline() -> None:
         constants.HF_HUB_OFFLINE = True
 
 
-def _check_name(name: str) -> None:
-    if timm.is_model(name):
-        return
-    base = name.split(".")[0]
-    nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
-    hint = f"did you mean {', '.join(nearest)}" if nearest else "timm.list_models() lists them"
-    raise UserInputError(f"--backbone must be the name of a timm model, got {name}: {hint}")
+def _build(entry: PresetEntry, *, published: bool) -> tuple[nn.Module, list[int], Sequence[float], Sequence[float]]:
+    """Return the features, their channels, and mean and standard deviation of their input (RGB, on the 0..1 scale)."""
+    if entry.kind == "retinanet":
+        raise UserInputError(f"--backbone must be a backbone, {entry.name} is a whole model: use {entry.timm}, which is in it")
+    if entry.kind == "yolo_v8":
+        if published:
+            raise FileNotFoundError("timm has none for this backbone")
+        yolo = YoloV8(yolo_v8_size(entry.name))
+        return yolo, yolo.channels, yolo.mean, yolo.std
+    if entry.kind == "vitdet":
+        vitdet = ViTDet(entry.timm_name, pretrained=published)
+        return vitdet, vitdet.channels, vitdet.mean, vitdet.std
+    indices = _feature_indices(entry.timm_name)
+    features = timm.create_model(entry.timm_name, pretrained=published, features_only=True, out_indices=indices)
+    fix_same_padding(features)
+    config = features.pretrained_cfg
+    mean, std = config.get("mean", (0.485, 0.456, 0.406)), config.get("std", (0.229, 0.224, 0.225))
+    return features, features.feature_info.channels(), mean, std
 
 
 def _feature_indices(name: str) -> tuple[int, ...]:

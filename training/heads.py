@@ -35,9 +35,8 @@ class FeaturePyramid(nn.Module):
         self.p6_from, self.tensorflow_padding = p6_from, tensorflow_padding
         self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in in_channels])
         self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels])
-        padding = 0 if tensorflow_padding else 1
-        self.p6 = nn.Conv2d(in_channels[-1] if p6_from == "C5" else channels, channels, 3, stride=2, padding=padding)
-        self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.p6 = nn.Conv2d(in_channels[-1] if p6_from == "C5" else channels, channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         self.norms = nn.ModuleList([nn.BatchNorm2d(channels) if norm else nn.Identity() for _ in range(LEVELS)])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -55,11 +54,13 @@ class FeaturePyramid(nn.Module):
         levels.append(p7(self._halve(self.p7, F.relu(levels[3]))))
         return levels
 
-    def _halve(self, conv: nn.Module, x: Tensor) -> Tensor:
-        if self.tensorflow_padding:
-            x = F.pad(x, (int(x.shape[3]) % 2, 1, int(x.shape[2]) % 2, 1))  # int(): constants of the exported graph
-        halved: Tensor = conv(x)
-        return halved
+    def _halve(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        weight = conv.weight
+        for side in (2, 3):
+            if self.tensorflow_padding and int(x.shape[side]) % 2 == 0:
+                # A zero before the kernel moves its windows from the padding to the first pixel; the exported graph needs no Pad.
+                weight = torch.cat([torch.zeros_like(weight.narrow(side, 0, 1)), weight], dim=side)
+        return F.conv2d(x, weight, conv.bias, stride=2, padding=1)
 
 
 class PredictionHead(nn.Module):

@@ -146,7 +146,7 @@ def _new_network(options: TrainingOptions, dataset: Dataset) -> tuple[RetinaNet,
 def _start_from_file(network: RetinaNet, file: Path, classes: tuple[str, ...], new_classes: bool) -> None:
     tensors = read_tensors(file)
     if not any(key.startswith("backbone.") for key in tensors):
-        load_timm_weights(network.backbone.features, tensors, str(file))
+        load_timm_weights(network.backbone.published, tensors, str(file))
         return
     if new_classes:
         own = network.state_dict()

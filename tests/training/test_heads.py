@@ -133,7 +133,7 @@ def test_a_batch_norm_has_statistics_of_each_level_and_a_group_norm_is_shared() 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # of the exporter that the project uses
 def test_an_exported_pyramid_and_head_agree_with_themselves(tmp_path: Any) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
     class Both(nn.Module):
         def __init__(self) -> None:
@@ -151,3 +151,5 @@ def test_an_exported_pyramid_and_head_agree_with_themselves(tmp_path: Any) -> No
         expected = both(*maps)
     found = onnxruntime.InferenceSession(str(file)).run(None, dict(zip(("c3", "c4", "c5"), (m.numpy() for m in maps), strict=True)))[0]
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
+    kinds = {node.op_type for node in onnx.load(file).graph.node}
+    assert kinds <= {"Conv", "Relu", "Resize", "Add", "Transpose", "Reshape", "Concat", "Constant", "Identity"}
