@@ -65,8 +65,11 @@ def test_pyramid_takes_the_weights_of_the_network_s_and_agrees() -> None:
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_head_takes_the_weights_of_the_network_s_and_agrees(norm: bool) -> None:
-    theirs = model.Head(24, 16, 2, 9, 5, norm=norm)
-    ours = PredictionHead(45, 0.0, 2, in_channels=24, filters=16, norm="batch" if norm else "none")
+    theirs = model.Head(24, 16, 2, 9, 5, norm=norm).eval()
+    for number, value in enumerate([*theirs.parameters(), *theirs.buffers()]):  # of each level, its own
+        if value.is_floating_point():
+            value.data = value + 0.01 * number
+    ours = PredictionHead(45, 0.0, 2, in_channels=24, filters=16, norm="batch" if norm else "none").eval()
     ours.load_state_dict(theirs.state_dict())
     levels = FeaturePyramid([8, 16, 32], 24)(backbone_maps(128, 192))
     assert torch.equal(flatten_maps(ours(levels), 5), theirs(levels))

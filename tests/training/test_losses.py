@@ -260,6 +260,16 @@ def test_half_precision_stays_finite_and_agrees(name: Any, dtype: torch.dtype) -
         assert torch.isfinite(tensor.grad).all()
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_a_score_beyond_doubt_has_a_finite_gradient(gamma: float) -> None:
+    logits = torch.tensor([100.0, -100.0, 100.0, -100.0], requires_grad=True)  # 1 - p_t is exactly 0, 1, 1, 0
+    loss = focal_loss(logits, torch.tensor([1.0, 1.0, 0.0, 0.0]), gamma=gamma)
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert loss.tolist() == pytest.approx([0, 0.25 * 100, 0.75 * 100, 0])
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([0, -0.25, 0.75, 0])
+
+
 @pytest.mark.parametrize("name", ["smooth_l1", "huber", "l1", "giou"])
 def test_every_box_loss_leads_to_the_box(name: Any) -> None:
     box_deltas = torch.tensor([[[0.03, -0.05, 0.08, 0.02], [0, 0, 0, 0]]], requires_grad=True)
