@@ -4,6 +4,7 @@ The model folder it writes, models/<data>-<time> unless --model names another, i
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train as the command line says."""
     arguments = parse_arguments()
+    # Before torch loads: its threads would wait by spinning, which takes the cores from the processes that read images.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if arguments.resume:
         find_model_folder(arguments.model or DEFAULT_MODEL)  # answered before torch takes its seconds to load
     from retinanet_edge.training.run import choose_device, resume, train
