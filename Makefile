@@ -36,4 +36,4 @@ check: setup
 	.venv/bin/mypy -p retinanet_edge.runtime -p retinanet_edge.training -p retinanet_edge.export
 
 clean:
-	rm -rf .venv .typing models data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .typing $(DEMO) data/scenes build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from retinanet_edge.export.compiler import BuildOptions, build_engine, tensorrt_unavailable_reason
+from retinanet_edge.export.graph_file import load_graph
 from retinanet_edge.runtime.errors import VerdictError
 from retinanet_edge.runtime.model_card import ModelCard, Verdict
 from retinanet_edge.runtime.model_folder import (
@@ -53,9 +54,11 @@ def build(model: Path, options: BuildOptions, int8: Int8Options | None) -> None:
     with locked(folder):
         card = read_card(folder)
         source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
+        load_graph(source, card)
         if int8 is not None:
             card = _with_int8(folder, card, int8)
             source = folder / INT8_FILE
+        load_graph(source, card)  # what does not fit its card is said here, too, where there is nothing to compile it
         reason = tensorrt_unavailable_reason()
         if reason is None:
             record = build_engine(folder, card, source, options)

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from retinanet_edge.export.fp32_layers import check_nms_in_fp32, hold_nms_in_fp32
+from retinanet_edge.export.graph_file import load_graph
 from retinanet_edge.export.nms import PLUGIN_VERSION, append_efficient_nms
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.model_card import EngineRecord, ModelCard, Precision
@@ -79,7 +78,7 @@ def build_engine(folder: Path, card: ModelCard, source: Path, options: BuildOpti
     Raises EngineError where there is no TensorRT or GPU, or the graph does not compile.
     """
     machine = this_machine()
-    model = append_efficient_nms(onnx.load(source), card.nms)
+    model = append_efficient_nms(load_graph(source, card), card.nms)
     plan = compile_engine(
         model.SerializeToString(), replace(options, timing_cache=options.timing_cache or folder / TIMING_CACHE_FILE)
     )

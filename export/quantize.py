@@ -1,4 +1,4 @@
-"""INT8 as explicit Q/DQ in the ONNX graph, placed where TensorRT fuses best; made by ONNX Runtime's static quantizer.
+"""INT8 as explicit Q/DQ in the ONNX graph, placed where TensorRT fuses best; made by ONNX Runtime's quantizer.
 
 What is quantized: the inputs and weights of every convolution but the last of each head, and the skip side of every addition
 of two branches. What is not: outputs of convolutions (their consumers quantize them), the convolution side of an addition, so
@@ -7,31 +7,19 @@ that convolution and addition fuse, anything before a Resize, biases, and all fr
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from retinanet_edge.runtime.progress import Progress
+from retinanet_edge.export.calibrate import Method, activation_ranges
 
-Method = Literal["minmax", "percentile"]
-
-# Not offered: ONNX Runtime's entropy method, which as quantize_static calls it considers only the whole range, so is min-max.
-_METHODS = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
+_QUANTIZED = ("Conv", "Add")
 _OPTIONS = {
     "ActivationSymmetric": True,  # TensorRT takes no zero point
     "WeightSymmetric": True,
@@ -42,26 +30,24 @@ _OPTIONS = {
     "OpTypesToExcludeOutputQuantization": ["Conv", "Add"],
     "ForceQuantizeNoInputCheck": True,
     "QDQDisableWeightAdjustForInt32Bias": True,
-    "CalibPercentile": 99.99,
-    "CalibStridedMinMax": 1,  # image by image, with both methods: else all tensors of all images are in memory together
 }
 
 
 def quantize(source: Path, target: Path, images: Sequence[NDArray[np.uint8]], method: Method) -> None:
     """Write `source`, the portable FP32 graph, with Q/DQ to `target`; scales from `images`, letterboxed uint8 [H, W, 3] BGR."""
-    with TemporaryDirectory(dir=target.parent, prefix=".quantize-") as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        graph = onnx.load(prepared).graph
-        # What the percentile method prints for each image is swallowed.
-        with Progress("calibrating", len(images)) as progress, redirect_stdout(io.StringIO()):
-            quantize_static(
-                prepared, target, _Images(images, progress), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv", "Add"],
-                nodes_to_exclude=[*_last_convolutions(graph), *_additions_of_constants(graph)], per_channel=True,
-                activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, calibrate_method=_METHODS[method],
-                extra_options=_OPTIONS,
-            )  # fmt: skip
-    model = onnx.load(target)
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    graph = model.graph
+    excluded = [*_last_convolutions(graph), *_additions_of_constants(graph)]
+    ranges = activation_ranges(model, _quantized_activations(graph, excluded), images, method)
+    limits = {name: (np.float32(-limit), np.float32(limit)) for name, limit in ranges.items()}
+    quantizer = QDQQuantizer(
+        model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8, activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, limits), nodes_to_quantize=[], nodes_to_exclude=excluded,
+        op_types_to_quantize=list(_QUANTIZED), extra_options=_OPTIONS,
+    )  # fmt: skip
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    model = quantizer.model.model
     _free_convolution_sides(model.graph)
     _free_resizes(model.graph)
     _remove_orphans(model.graph)
@@ -71,27 +57,15 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.uint8]], me
     onnx.save(model, target)
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Hands images to the calibrator: `set_range` says which are next, `get_next` gives them one by one."""
+def _quantized_activations(graph: onnx.GraphProto, excluded: Sequence[str]) -> list[str]:
+    """Return the tensors that convolutions and additions read, but for weights and what only excluded nodes read."""
+    constants = _constants(graph)
+    nodes = (node for node in graph.node if node.op_type in _QUANTIZED and node.name not in excluded)
+    return list(dict.fromkeys(name for node in nodes for name in node.input if name not in constants))
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], progress: Progress) -> None:
-        self._images, self._progress = images, progress
-        self._waiting: Iterator[NDArray[np.uint8]] = iter(images)
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Let `get_next` begin at one index and end before the other."""
-        self._waiting = iter(self._images[start_index:end_index])
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """Return the next input, None at the end."""
-        image = next(self._waiting, None)
-        if image is None:
-            return None
-        self._progress.advance()
-        return {"images": image[None]}
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    return {tensor.name for tensor in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
 
 
 def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
@@ -114,8 +88,7 @@ def _last_convolutions(graph: onnx.GraphProto) -> list[str]:
 
 def _additions_of_constants(graph: onnx.GraphProto) -> list[str]:
     """Return the names of additions that do not join two branches (an activation's or normalisation's arithmetic)."""
-    constants = {tensor.name for tensor in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    constants = _constants(graph)
     return [node.name for node in graph.node if node.op_type == "Add" and constants & set(node.input)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ class TimedDetections:
 
 
 class Detector:
-    """Letterbox, network, post-processing and the way back to frame pixels. A context manager; not for two threads at once.
+    """Letterbox, network, post-processing and the way back to frame pixels. A context manager.
+
+    Threads may share one on the CPU backend, where they wait for each other; a TensorRT engine belongs to the thread that opened it.
 
     model_folder: what training and export wrote. engine: "auto", "fp32", "int8", the name of an engine file in the folder, or an
     open Engine, which the detector then owns. threshold: least score, 0..1 (below the card's own threshold nothing comes). only:
-    names of the classes wanted, None for all. max_batch: frames that go through the network together.
+    name or names of the classes wanted, None for all. max_batch: frames that go through the network together.
 
     Raises ModelFolderError, UserInputError (unknown class or engine) and EngineError.
     """
@@ -41,18 +44,22 @@ class Detector:
         engine: str | Engine = "auto",
         threshold: float = 0.5,
         *,
-        only: Collection[str] | None = None,
+        only: Collection[str] | str | None = None,
         max_batch: int = 1,
     ) -> None:
+        if max_batch < 1:
+            raise UserInputError(f"max_batch must be at least 1, got {max_batch}")
         if not 0 <= threshold <= 1:
             raise UserInputError(f"threshold must be from 0 to 1, got {threshold}")
         folder = find_model_folder(model_folder)
         card = read_card(folder)
         self.classes = card.classes
-        self._threshold, self._only = threshold, None if only is None else _class_indexes(only, card.classes)
+        names = [only] if isinstance(only, str) else only
+        self._threshold, self._only = threshold, None if names is None else _class_indexes(names, card.classes)
         self._input = card.input
         self._engine = open_engine(folder, card, engine, max_batch=max_batch) if isinstance(engine, str) else engine
         batch = min(max_batch, self._engine.max_batch)
+        self._alone = threading.Lock()  # over the input buffer, which belongs to one call at a time
         self._images = np.empty((batch, card.input.height, card.input.width, 3), np.uint8)
 
     @property
@@ -75,7 +82,8 @@ class Detector:
         detections: list[Detections] = []
         stage_ms: dict[str, float] = {}
         for start in range(0, len(frames), len(self._images)):
-            part = self._detect_batch(frames[start : start + len(self._images)])
+            with self._alone:
+                part = self._detect_batch(frames[start : start + len(self._images)])
             detections += part.detections
             for stage, milliseconds in part.stage_ms.items():
                 stage_ms[stage] = stage_ms.get(stage, 0.0) + milliseconds

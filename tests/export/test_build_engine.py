@@ -224,7 +224,7 @@ def onnx_of_another_model(project: Project) -> None:
 
 
 def newer_card(project: Project) -> None:
-    change_card(project, lambda card: card.update(schema_version=2))
+    change_card(project, lambda card: card.update(schema_version=99))
 
 
 def truncated_card(project: Project) -> None:
@@ -249,7 +249,7 @@ def no_model(project: Project) -> None:
         (never_exported, "model.onnx is needed but it does not exist: run python export/export_onnx.py"),
         (truncated_onnx, "must have SHA-256"),
         (onnx_of_another_model, "must have SHA-256"),
-        (newer_card, "schema version 1, got 2: update retinanet-edge"),
+        (newer_card, "schema version 2, got 99: update retinanet-edge"),
         (truncated_card, "may be truncated"),
         (no_model, "models/latest does not exist: run python training/train.py"),
     ],
@@ -397,11 +397,23 @@ def test_a_full_disk_is_one_line_and_the_former_model_stays(project: Project) ->
     assert card_of(project) == card
 
 
+@pytest.mark.parametrize("precision", ["--fp16", "--int8"])
+@pytest.mark.parametrize("change", [{"classes": ["a", "b", "c", "d"]}, {"input": {"height": 96}}])
+def test_a_card_of_other_classes_or_another_input_is_not_built(
+    precision: str, change: dict[str, Any], build: Callable[..., Finished], project: Project
+) -> None:
+    card = card_of(project)
+    for name, value in change.items():
+        card[name] = {**card[name], **value} if isinstance(value, dict) else value
+    (project.model / "card.json").write_text(json.dumps(card))
+    assert "must have the input and classes of its card" in refused(build(precision), project)
+
+
 def test_an_interrupt_leaves_the_former_model(project: Project) -> None:
     before, card = int8_bytes(project), card_of(project)
     command = [sys.executable, str(ROOT / COMMAND), "--int8", "--recalibrate", "--images", "4"]
     with subprocess.Popen(command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not any(name.startswith(".quantize") for name in leftovers(project)):  # until it is well under way
+        while not any(name.startswith(".model") for name in leftovers(project)):  # until it is well under way
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()

@@ -2,6 +2,8 @@ import os
 import runpy
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +92,37 @@ def test_threshold_and_classes_filter(model):
         ({"threshold": 0.57}, []),
         ({"only": ["small"]}, [0]),
         ({"only": ["small", "large"]}, [1, 0]),
+        ({"only": "small"}, [0]),
         ({"only": []}, []),
     ]:
         with Detector(model, BrightEngine(), **options) as detector:
             assert detector(frame).classes.tolist() == expected, options
+
+
+class OneAtATime(BrightEngine):
+    """An engine that notices a second call during the first."""
+
+    busy = False
+
+    def infer(self, images):
+        assert not self.busy
+        self.busy = True
+        time.sleep(0.001)
+        found = super().infer(images)
+        self.busy = False
+        return found
+
+
+def test_threads_that_share_a_detector_get_their_own_boxes(model):
+    boxes = [(8 * index, 16, 8 * index + 8, 32) for index in range(12)]
+    with Detector(model, OneAtATime()) as detector, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda box: detector(frame_with(box)), boxes))
+    np.testing.assert_allclose(np.concatenate([one.xyxy for one in found]), boxes)
+
+
+def test_a_batch_of_nothing_is_refused(model):
+    with pytest.raises(UserInputError, match="max_batch must be at least 1, got 0"):
+        Detector(model, BrightEngine(), max_batch=0)
 
 
 def test_stages_are_timed_in_order(model):
