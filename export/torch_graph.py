@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from retinanet_edge.export.batch_norm import replace_batch_norm
@@ -30,9 +32,8 @@ class _ContractGraph(nn.Module):
         _fold_variances(self.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        network = self.network
-        levels = network.pyramid(network.backbone(network.normalise(images)))
-        return network.class_head(levels), network.box_head(levels), network.anchors[None]
+        class_logits, box_deltas = self.network.head_outputs(images)
+        return class_logits, box_deltas, self.network.anchors[None]
 
 
 def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
@@ -55,9 +56,10 @@ def to_onnx(network: RetinaNet, spec: InputSpec) -> onnx.ModelProto:
         )  # fmt: skip
         model = onnx.load(file)
     _inline_constant_aliases(model.graph)
+    _state_shapes_of_reshapes(model)
     fold_constants(model)
     replace_batch_norm(model.graph)
-    _state_output_shapes(model.graph, anchors=len(network.anchors), classes=network.class_head.outputs)
+    _state_output_shapes(model.graph, anchors=len(network.anchors), classes=network.classes)
     model.producer_name, model.producer_version, model.doc_string = "retinanet-edge", "", ""
     check_contract(model)
     return model
@@ -89,6 +91,22 @@ def _state_output_shapes(graph: onnx.GraphProto, *, anchors: int, classes: int) 
         shape = [onnx.TensorShapeProto.Dimension(dim_param="N")]
         shape += [onnx.TensorShapeProto.Dimension(dim_value=value) for value in (anchors, last)]
         output.type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto(dim=shape))
+
+
+def _state_shapes_of_reshapes(model: onnx.ModelProto) -> None:
+    """Put a constant where a Reshape takes the shape of a tensor of which only the batch is open: a group norm ends in one."""
+    graph = model.graph
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    sides = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in known}  # 0 where open
+    taken = {node.output[0]: sides.get(node.input[0], []) for node in graph.node if node.op_type == "Shape"}
+    for node in graph.node:
+        shape = taken.get(node.input[1], []) if node.op_type == "Reshape" else []
+        if shape and all(shape[1:]):
+            graph.initializer.append(numpy_helper.from_array(np.array([-1, *shape[1:]]), f"{node.name}/shape"))
+            node.input[1] = f"{node.name}/shape"
+    read = {name for node in graph.node for name in node.input}
+    for node in [node for node in graph.node if node.op_type == "Shape" and node.output[0] not in read]:
+        graph.node.remove(node)
 
 
 def _inline_constant_aliases(graph: onnx.GraphProto) -> None:

@@ -1,12 +1,14 @@
-"""COCO's average precision of detections, computed by pycocotools in memory.
+"""COCO's average precision and recall of detections, computed by pycocotools in memory.
 
-AP is the mean over IoU 0.50, 0.55 ... 0.95 and over the classes that have objects, at up to 100 detections an image
-(https://cocodataset.org/#detection-eval). A class without objects has no AP: nan, left out of the mean.
+AP is the mean over IoU 0.50, 0.55 ... 0.95 and over the classes that have objects, at up to 100 detections of a class an image; AR is the
+recall at that many, averaged likewise (https://cocodataset.org/#detection-eval). A class without objects has neither: nan, left out of
+the mean.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +28,11 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class CocoMetrics:
-    """Figures on the 0..1 scale, nan where there is no object to find.
+class CocoFigures:
+    """COCO's twelve figures, in its order, on the 0..1 scale; nan where there is no object to find.
 
-    ap_small, ap_medium, ap_large: objects below 32^2 pixels, between, and above 96^2. per_class: (AP, AP50) by class name.
-    pr_curves: by class name, recall and precision at IoU 0.5, each [101]; recall rises from 0 to 1.
+    ap: mean over ten IoU; ap50, ap75: at IoU 0.50 and 0.75. ar1, ar10, ar100: recall at that many detections of a class an image.
+    small, medium, large: objects below 32^2 pixels of area, between, and above 96^2.
     """
 
     ap: float
@@ -39,28 +41,51 @@ class CocoMetrics:
     ap_small: float
     ap_medium: float
     ap_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+
+
+@dataclass(frozen=True)
+class CocoMetrics(CocoFigures):
+    """The figures over all classes, and those of each class by its name.
+
+    pr_curves: by name of a class that has objects, recall and precision at IoU 0.5, each [101]; recall rises from 0 to 1.
+    """
+
     images: int
-    per_class: dict[str, tuple[float, float]]
+    per_class: dict[str, CocoFigures]
     pr_curves: dict[str, Curve]
 
 
 def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoMetrics:
-    """Return the AP of `detections`, one for each sample, boxes in the pixels of its image. Raises ValueError for another number."""
+    """Return the figures of `detections`, one for each sample, boxes in the pixels of its image. Raises ValueError for another number."""
     if len(samples) != len(detections):
         raise ValueError(f"each sample must have its detections, got {len(samples)} samples and {len(detections)} detections")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
         result = _accumulated(samples, detections, len(class_names))
-    # [IoU 10, recall 101, class K, area all/small/medium/large, detections 1/10/100]; -1 where there is nothing to find
-    precision: NDArray[np.float64] = result["precision"][..., -1]
-    everywhere, recall = precision[..., 0], np.linspace(0, 1, precision.shape[1])
-    at = [everywhere[:, :, index] for index in range(len(class_names))]
+    # [IoU 10, recall 101, class K, area all/small/medium/large, detections 1/10/100] and the same without the recall axis; -1 where
+    # there is nothing to find
+    precision: NDArray[np.float64] = result["precision"]
+    recall: NDArray[np.float64] = result["recall"]
+    at_half, axis = precision[0, :, :, 0, -1], np.linspace(0, 1, precision.shape[1])
     return CocoMetrics(
-        _mean(everywhere), _mean(everywhere[0]), _mean(everywhere[5]),
-        _mean(precision[..., 1]), _mean(precision[..., 2]), _mean(precision[..., 3]),
+        **dataclasses.asdict(_figures(precision, recall)),
         images=len(samples),
-        per_class={name: (_mean(values), _mean(values[0])) for name, values in zip(class_names, at, strict=True)},
-        pr_curves={name: (recall, values[0]) for name, values in zip(class_names, at, strict=True) if values[0, 0] >= 0},
-    )  # fmt: skip
+        per_class={name: _figures(precision[:, :, [i]], recall[:, [i]]) for i, name in enumerate(class_names)},
+        pr_curves={name: (axis, at_half[:, i]) for i, name in enumerate(class_names) if at_half[0, i] >= 0},
+    )
+
+
+def _figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> CocoFigures:
+    """Return the twelve figures of some classes."""
+    all_areas, most = precision[..., 0, -1], recall[..., -1]
+    found = [all_areas, all_areas[0], all_areas[5], *(precision[..., size, -1] for size in (1, 2, 3))]
+    found += [*(recall[..., 0, limit] for limit in (0, 1, 2)), *(most[..., size] for size in (1, 2, 3))]
+    return CocoFigures(*(_mean(values) for values in found))
 
 
 def measure_accuracy(
@@ -82,8 +107,8 @@ def measure_accuracy(
     return coco_metrics(samples, found, class_names), found
 
 
-def _mean(precision: NDArray[np.float64]) -> float:
-    valid = precision[precision > -1]
+def _mean(values: NDArray[np.float64]) -> float:
+    valid = values[values > -1]
     return float(valid.mean()) if valid.size else float("nan")
 
 
@@ -112,7 +137,7 @@ def _accumulated(samples: Sequence[Sample], detections: Sequence[Detections], cl
 def _truth_entries(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for image, sample in enumerate(samples):
-        columns = (sample.classes.tolist(), _xywh(sample.boxes), sample.areas.tolist(), sample.crowd.tolist())
+        columns = (sample.classes.tolist(), coco_boxes(sample.boxes), sample.areas.tolist(), sample.crowd.tolist())
         for kind, box, area, crowd in zip(*columns, strict=True):
             entry = {"image_id": image, "category_id": kind, "bbox": box, "area": area, "iscrowd": int(crowd)}
             entries.append({"id": len(entries) + 1, **entry})
@@ -122,13 +147,14 @@ def _truth_entries(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 def _detection_entries(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for image, found in enumerate(detections):
-        for kind, box, score in zip(found.classes.tolist(), _xywh(found.xyxy), found.scores.tolist(), strict=True):
+        for kind, box, score in zip(found.classes.tolist(), coco_boxes(found.xyxy), found.scores.tolist(), strict=True):
             entry = {"image_id": image, "category_id": kind, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": score}
             entries.append({"id": len(entries) + 1, **entry})
     return entries
 
 
-def _xywh(boxes: NDArray[np.float32]) -> list[list[float]]:
+def coco_boxes(boxes: NDArray[np.float32]) -> list[list[float]]:
+    """Return xyxy boxes [n, 4] as pycocotools takes them: x, y, width, height, in double precision."""
     exact = boxes.astype(np.float64)
     entries: list[list[float]] = np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1).tolist()
     return entries

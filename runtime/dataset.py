@@ -22,7 +22,7 @@ from retinanet_edge.runtime.dataset_split import divide
 from retinanet_edge.runtime.errors import DatasetError
 from retinanet_edge.runtime.progress import track
 
-__all__ = ["IMAGE_SUFFIXES", "Dataset", "Sample", "Split", "describe", "read_dataset", "read_image", "read_image_file"]
+__all__ = ["IMAGE_SUFFIXES", "Dataset", "Sample", "Split", "describe", "make_sample", "read_dataset", "read_image", "read_image_file"]
 
 Split = Literal["train", "val", "test"]
 
@@ -86,7 +86,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     samples: dict[str, tuple[Sample, ...]] = {}
     for split, images in divided.items():
         ordered = sorted(images, key=lambda image: image.name)
-        samples[split] = tuple(_make_sample(image, index, counts) for image in track(ordered, f"reading {split} images"))
+        samples[split] = tuple(make_sample(image, index, counts) for image in track(ordered, f"reading {split} images"))
         for image, sample in zip(ordered, samples[split], strict=True):
             digest.update(_fingerprint(split, image.name, sample))
     for split in ("train", "val"):
@@ -131,7 +131,11 @@ def _describe_classes(classes: Sequence[str], totals: NDArray[np.int64]) -> str:
     return text + (f" and {more} classes more" if more else "") + (f"; {absent} classes have none" if absent else "")
 
 
-def _make_sample(image: LabelledImage, index: dict[str, int], counts: Counter[str]) -> Sample:
+def make_sample(image: LabelledImage, index: dict[str, int], counts: Counter[str]) -> Sample:
+    """Return the checked and cleaned sample of an image; `index`: number of each class name, `counts`: gets what was mended.
+
+    Raises DatasetError where the image is missing or corrupt, or one of its boxes is broken.
+    """
     width, height = _image_size(image)
     clean = clean_objects(image, width, height, counts)
     return Sample(

@@ -10,7 +10,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from retinanet_edge.runtime.dataset_labels import SPLIT_OF_NAME, LabelledImage, LabelledObject, Labels, check_class_names
+from retinanet_edge.runtime.dataset_labels import (
+    SPLIT_OF_NAME,
+    LabelledImage,
+    LabelledObject,
+    Labels,
+    Report,
+    check_class_names,
+    find_inside,
+    refuse,
+)  # fmt: skip
 from retinanet_edge.runtime.errors import DatasetError
 
 _SPLIT_FILE = re.compile(r"(?:instances_)?(train|validation|valid|val|test)\d*")  # instances_train2017, val
@@ -22,7 +31,7 @@ def find_coco(folder: Path) -> dict[str, Path] | None:
 
     Raises DatasetError where two files claim one split.
     """
-    files = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob("*/_annotations.coco.json")])
+    files = sorted([*folder.glob("[!.]*.json"), *folder.glob("annotations/[!.]*.json"), *folder.glob("*/_annotations.coco.json")])
     found: dict[str, Path] = {}
     for file in files:
         if (split := _split_of(file, folder)) is None:
@@ -38,7 +47,7 @@ def find_coco(folder: Path) -> dict[str, Path] | None:
 
 def find_lone_json(folder: Path) -> dict[str, Path] | None:
     """Return the one JSON file of a folder whatever its name, None where there is none or several."""
-    files = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
+    files = [*folder.glob("[!.]*.json"), *folder.glob("annotations/[!.]*.json")]
     return {"all": files[0]} if len(files) == 1 else None
 
 
@@ -50,10 +59,11 @@ def _split_of(file: Path, folder: Path) -> str | None:
     return "all" if file.stem.lower() in _WHOLE_FILES else None
 
 
-def read_coco(files: dict[str, Path]) -> Labels:
+def read_coco(files: dict[str, Path], report: Report = refuse) -> Labels:
     """Return the labels of COCO files. Classes are all categories listed, in the order of their ids.
 
-    Raises DatasetError where a file is not COCO JSON, or the files of two splits list different categories.
+    Raises DatasetError where a file is not COCO JSON, or the files of two splits list different categories; that, or reports, where an
+    image or annotation is broken.
     """
     splits: dict[str, list[LabelledImage]] = {}
     categories: dict[int, str] = {}
@@ -64,7 +74,7 @@ def read_coco(files: dict[str, Path]) -> Labels:
         if first is not None and listed != categories:
             raise DatasetError(f"{file} must list the same categories as {first}, got {_difference(categories, listed)}")
         categories, first = listed, first or file
-        splits[split] = _read_images(data, file, split, categories)
+        splits[split] = _read_images(data, file, split, categories, report)
     return Labels("coco", tuple(categories.values()), splits)
 
 
@@ -113,7 +123,7 @@ def _difference(expected: dict[int, str], found: dict[int, str]) -> str:
     return f"{len(found)} instead of {len(expected)}; the first that differs: {odd[0][1]!r} (id {odd[0][0]})"
 
 
-def _read_images(data: dict[str, Any], file: Path, split: str, categories: dict[int, str]) -> list[LabelledImage]:
+def _read_images(data: dict[str, Any], file: Path, split: str, categories: dict[int, str], report: Report) -> list[LabelledImage]:
     objects: dict[int | str, list[LabelledObject]] = {}
     for index, image in enumerate(data["images"]):
         identity = _get(image, "id", (int, str), f"{file}: image {index + 1}")
@@ -123,12 +133,22 @@ def _read_images(data: dict[str, Any], file: Path, split: str, categories: dict[
     for index, annotation in enumerate(data["annotations"]):
         number = annotation.get("id", index + 1) if isinstance(annotation, dict) else index + 1
         where = f"{file}: annotation {number!r:.40}"
-        of_image = objects.get(_get(annotation, "image_id", (int, str), where))
-        if of_image is None:
-            raise DatasetError(f'{where} must name an image of the file, got image_id {annotation["image_id"]!r:.40}')
-        of_image.append(_read_object(annotation, number, categories, where))
-    folders = _image_folders(file, split)
-    return [_labelled_image(image, tuple(objects[image["id"]]), file, folders) for image in data["images"]]
+        try:
+            of_image = objects.get(_get(annotation, "image_id", (int, str), where))
+            if of_image is None:
+                raise DatasetError(f'{where} must name an image of the file, got image_id {annotation["image_id"]!r:.40}')
+            of_image.append(_read_object(annotation, number, categories, where))
+        except DatasetError as error:
+            report(error)
+    base = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+    folders = _image_folders(file, split, base)
+    images = []
+    for image in data["images"]:
+        try:
+            images.append(_labelled_image(image, tuple(objects[image["id"]]), file, folders, base))
+        except DatasetError as error:
+            report(error)
+    return images
 
 
 def _read_object(annotation: Any, number: object, categories: dict[int, str], where: str) -> LabelledObject:
@@ -155,20 +175,18 @@ def _number(value: Any, key: str, where: str) -> float:
         return float("inf")  # refused with the other coordinates that are not finite
 
 
-def _image_folders(file: Path, split: str) -> list[Path]:
-    """Return the folders where the images of a COCO file may be, likeliest first."""
-    base = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+def _image_folders(file: Path, split: str, base: Path) -> list[Path]:
+    """Return the folders of the data folder `base` where the images of a COCO file may be, likeliest first."""
     tag = file.stem.removeprefix("instances_")  # train2017
     names = (f"images/{tag}", tag, f"images/{split}", split, "images", ".")
     folders = [base / name for name in names if (base / name).is_dir()]
     return [*folders, file.parent]
 
 
-def _labelled_image(image: Any, objects: tuple[LabelledObject, ...], file: Path, folders: list[Path]) -> LabelledImage:
+def _labelled_image(image: Any, objects: tuple[LabelledObject, ...], file: Path, folders: list[Path], base: Path) -> LabelledImage:
     where = f"{file}: image {image['id']!r:.40}"
     name = _get(image, "file_name", str, where)
     size = None
     if image.get("width") is not None or image.get("height") is not None:
         size = (_get(image, "width", int, where), _get(image, "height", int, where))
-    path = next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
-    return LabelledImage(name, path, file, size, objects)
+    return LabelledImage(name, find_inside(name, folders, [base], where), file, size, objects)

@@ -20,10 +20,10 @@ _LOOKED_FOR = (
 )
 
 
-def find_reader(root: Path) -> Callable[[], Labels]:
+def find_reader(root: Path) -> Callable[..., Labels]:
     """Return what reads the labels at `root`: a folder, a folder that holds one such folder, a COCO .json or a YOLO .yaml file.
 
-    Raises DatasetError where no format or several are found.
+    What is returned takes `report`, a Report, as its one argument. Raises DatasetError where no format or several are found.
     """
     if not root.exists():
         raise DatasetError(f"data set {root} does not exist: give the path of a labelled folder")
@@ -43,8 +43,8 @@ def find_reader(root: Path) -> Callable[[], Labels]:
     raise DatasetError(f"{root} must be a data set with {_LOOKED_FOR}, got {names}")
 
 
-def _readers_of_folder(folder: Path) -> dict[str, Callable[[], Labels]]:
-    readers: dict[str, Callable[[], Labels]] = {}
+def _readers_of_folder(folder: Path) -> dict[str, Callable[..., Labels]]:
+    readers: dict[str, Callable[..., Labels]] = {}
     if coco := find_coco(folder):
         readers["coco"] = partial(read_coco, coco)
     if voc := find_voc(folder):
@@ -54,14 +54,14 @@ def _readers_of_folder(folder: Path) -> dict[str, Callable[[], Labels]]:
     return readers
 
 
-def _only_one(readers: dict[str, Callable[[], Labels]], folder: Path) -> Callable[[], Labels]:
+def _only_one(readers: dict[str, Callable[..., Labels]], folder: Path) -> Callable[..., Labels]:
     if len(readers) > 1:
         names = " and ".join(FORMAT_NAMES[name] for name in readers)
         raise DatasetError(f"{folder} must be in one format, got {names}: give the COCO .json or the YOLO .yaml file itself")
     return next(iter(readers.values()))
 
 
-def _reader_of_file(file: Path) -> Callable[[], Labels]:
+def _reader_of_file(file: Path) -> Callable[..., Labels]:
     if file.suffix.lower() == ".json":
         return partial(read_coco, {"all": file})
     if file.suffix.lower() in (".yaml", ".yml"):

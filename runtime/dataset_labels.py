@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,6 +12,7 @@ from typing import Literal, NamedTuple
 from retinanet_edge.runtime.errors import DatasetError
 
 Format = Literal["coco", "voc", "yolo"]
+Report = Callable[[DatasetError], None]  # told of a mistake in a label; where it returns, reading goes on without that label
 
 # How folders and files call the splits -> the split's name.
 SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "trainval": "trainval"}
@@ -49,6 +52,11 @@ class Labels:
     splits: dict[str, list[LabelledImage]]
 
 
+def refuse(error: DatasetError) -> None:
+    """The Report of everything but checks: the first mistake ends the reading."""
+    raise error
+
+
 def read_label_text(path: Path) -> str:
     """Return the text of a label file. Raises DatasetError where it is missing or not UTF-8."""
     try:
@@ -57,6 +65,33 @@ def read_label_text(path: Path) -> str:
         raise DatasetError(f"{path} does not exist: complete the data set") from None
     except UnicodeDecodeError:
         raise DatasetError(f"{path} must be UTF-8 text, got other bytes: write it again") from None
+
+
+def find_inside(name: str, folders: Sequence[Path], bases: Sequence[Path], where: str) -> Path:
+    """Return the path of file `name` in the first of `folders` that has it; where none has, in the first.
+
+    Folders from which the name leads out of all `bases` are passed over, for labels of unknown origin must not reach other files of the
+    machine. Links are followed: whoever placed them meant it. Raises DatasetError, with `where` the name stands, if no folder is left.
+    """
+    limits = [_normal(base.absolute()) for base in bases]
+    paths = [path for folder in folders if _is_inside(path := _join(folder, name), limits)]
+    if not paths:
+        raise DatasetError(f"{where} must name a file inside {bases[0]}, got {name!r:.80}: correct it or move the file there")
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _join(folder: Path, name: str) -> Path:
+    path = folder / name
+    return _normal(path) if ".." in Path(name).parts else path  # what is opened is what was checked, whatever is a link
+
+
+def _normal(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _is_inside(path: Path, limits: list[Path]) -> bool:
+    absolute = _normal(path.absolute())
+    return any(absolute.is_relative_to(limit) for limit in limits)
 
 
 def check_class_names(names: list[str], source: Path) -> tuple[str, ...]:

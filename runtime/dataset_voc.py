@@ -13,7 +13,7 @@ from typing import Any, cast
 from xml.etree.ElementTree import Element, ParseError
 
 from retinanet_edge.runtime.dataset_images import IMAGE_SUFFIXES
-from retinanet_edge.runtime.dataset_labels import LabelledImage, LabelledObject, Labels, read_label_text
+from retinanet_edge.runtime.dataset_labels import LabelledImage, LabelledObject, Labels, Report, find_inside, read_label_text, refuse
 from retinanet_edge.runtime.errors import DatasetError
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -25,22 +25,27 @@ def find_voc(folder: Path) -> Path | None:
     return folder if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir() else None
 
 
-def read_voc(folder: Path) -> Labels:
+def read_voc(folder: Path, report: Report = refuse) -> Labels:
     """Return the labels of a VOC folder. VOC lists no classes: they are the names found, over all splits, sorted.
 
-    Raises DatasetError where a file does not parse or a list names what is not there.
+    Raises DatasetError, or reports, where a file does not parse or a list names what is not there.
     """
     images_folder = folder / "JPEGImages"
-    images = {path.stem: path for path in sorted(images_folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    lists = {file.stem: _read_list(file) for file in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}
+    images = {path.stem: path for path in sorted(images_folder.glob("[!.]*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    lists = {file.stem: _read_list(file) for file in sorted((folder / "ImageSets" / "Main").glob("[!.]*.txt"))}
     stems = {split: lists[split] for split in ("train", "val", "test", "trainval") if lists.get(split)}
     if not stems:
-        stems = {"all": sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))}
-    read = {stem: _read_image(folder, stem, images) for stem in sorted({s for names in stems.values() for s in names})}
+        stems = {"all": sorted(path.stem for path in (folder / "Annotations").glob("[!.]*.xml"))}  # macOS leaves ._name.xml
+    read: dict[str, LabelledImage] = {}
+    for stem in sorted({stem for names in stems.values() for stem in names}):
+        try:
+            read[stem] = _read_image(folder, stem, images)
+        except DatasetError as error:
+            report(error)
     classes = sorted({thing.class_name for image in read.values() for thing in image.objects})
     if not classes:
         raise DatasetError(f"{folder / 'Annotations'} must hold at least one object, got {len(read)} files without any")
-    return Labels("voc", tuple(classes), {split: [read[stem] for stem in names] for split, names in stems.items()})
+    return Labels("voc", tuple(classes), {split: [read[stem] for stem in names if stem in read] for split, names in stems.items()})
 
 
 def _read_list(file: Path) -> list[str]:
@@ -49,10 +54,10 @@ def _read_list(file: Path) -> list[str]:
 
 
 def _read_image(folder: Path, stem: str, images: dict[str, Path]) -> LabelledImage:
-    file = folder / "Annotations" / f"{stem}.xml"
+    file = find_inside(f"{stem}.xml", [folder / "Annotations"], [folder], f"{folder / 'ImageSets' / 'Main'}: a list")
     root = _parse(file)
     name = (root.findtext("filename") or "").strip()
-    path = images.get(stem) or folder / "JPEGImages" / (name or f"{stem}.jpg")
+    path = images.get(stem) or find_inside(name or f"{stem}.jpg", [folder / "JPEGImages"], [folder], f"{file}: filename")
     objects = tuple(_read_object(thing, number, file) for number, thing in enumerate(root.findall("object"), start=1))
     return LabelledImage(path.name, path, file, _read_size(root, file), objects)
 

@@ -20,8 +20,11 @@ from retinanet_edge.runtime.dataset_labels import (
     LabelledImage,
     LabelledObject,
     Labels,
+    Report,
     check_class_names,
+    find_inside,
     read_label_text,
+    refuse,
 )  # fmt: skip
 from retinanet_edge.runtime.errors import DatasetError
 
@@ -41,27 +44,28 @@ class YoloFiles:
 def find_yolo(folder: Path) -> YoloFiles | None:
     """Return the parts of a YOLO folder: a settings file, images/ beside labels/, or both inside train/; None for other folders."""
     known = [folder / name for name in _YAML_NAMES if (folder / name).is_file()]
-    others = [file for file in sorted(folder.glob("*.yaml")) if re.search(r"^names\s*:", read_label_text(file), re.MULTILINE)]
+    others = [file for file in sorted(folder.glob("[!.]*.yaml")) if re.search(r"^names\s*:", read_label_text(file), re.MULTILINE)]
     if settings := known or others:
         return YoloFiles(folder, settings[0])
     laid_out = any((place / "images").is_dir() and (place / "labels").is_dir() for place in (folder, folder / "train"))
     return YoloFiles(folder, None) if laid_out else None
 
 
-def read_yolo(files: YoloFiles) -> Labels:
+def read_yolo(files: YoloFiles, report: Report = refuse) -> Labels:
     """Return the labels of a YOLO folder.
 
-    Raises DatasetError where settings or labels do not parse, a class index is unknown, or a label file has no image.
+    Raises DatasetError where the settings do not parse; that, or reports, where a line does not, or a label file has no image.
     """
     settings = _load_settings(files.settings) if files.settings else {}
     classes = _read_classes(files, settings)
     places = _places_in_settings(files, settings) or _places_in_layout(files.folder)
     if not places:
         raise DatasetError(f"{files.folder} must have images in images/, images/train/ or train/images/, got none of these folders")
-    splits = {split: [image for place in found for image in _images_of(place)] for split, found in places.items()}
-    _check_labels_have_images([place for found in places.values() for place in found], splits)
+    bases = _bases(files.folder, settings.get("path"))
+    splits = {split: [image for place in found for image in _images_of(place, bases)] for split, found in places.items()}
+    _check_labels_have_images([place for found in places.values() for place in found], splits, report)
     read = {
-        split: [_read_image(path, source, files.folder, classes, keypoints="kpt_shape" in settings) for path, source in images]
+        split: [_read_image(path, source, files.folder, classes, report, keypoints="kpt_shape" in settings) for path, source in images]
         for split, images in splits.items()
     }
     return Labels("yolo", classes, read)
@@ -121,9 +125,13 @@ def _places_in_settings(files: YoloFiles, settings: dict[str, Any]) -> dict[str,
 
 def _resolve(folder: Path, root: object, entry: str) -> Path | None:
     # Roboflow writes "../train/images" for what stands beside the file.
-    bases = [folder / root, folder] if isinstance(root, str) else [folder]
-    candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
+    candidates = [base / text for base in _bases(folder, root) for text in (entry, entry.removeprefix("../"))]
     return next((place for place in candidates if place.exists()), None)
+
+
+def _bases(folder: Path, root: object) -> list[Path]:
+    """Return the folders that the settings' paths start from; `root`: what they say as path."""
+    return [folder / root, folder] if isinstance(root, str) else [folder]
 
 
 def _places_in_layout(folder: Path) -> dict[str, list[Path]]:
@@ -137,12 +145,12 @@ def _places_in_layout(folder: Path) -> dict[str, list[Path]]:
     return places
 
 
-def _images_of(place: Path) -> list[tuple[Path, Path]]:
-    """Return (image, what names it) of an image folder, at any depth, or of a text file with an image a line."""
+def _images_of(place: Path, bases: list[Path]) -> list[tuple[Path, Path]]:
+    """Return (image, what names it) of an image folder, at any depth, or of a text file with an image of the data folders a line."""
     if place.is_dir():
-        return [(path, place) for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        return [(path, place) for path in sorted(place.rglob("[!.]*")) if path.suffix.lower() in IMAGE_SUFFIXES]
     lines = (line.strip() for line in read_label_text(place).splitlines())
-    return [(place.parent / line, place) for line in lines if line]
+    return [(find_inside(line, [place.parent], [*bases, place.parent], str(place)), place) for line in lines if line]
 
 
 def _label_file(image: Path) -> Path:
@@ -155,26 +163,38 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _check_labels_have_images(places: list[Path], splits: dict[str, list[tuple[Path, Path]]]) -> None:
+def _check_labels_have_images(places: list[Path], splits: dict[str, list[tuple[Path, Path]]], report: Report) -> None:
     if not all(place.is_dir() for place in places):  # lists may leave images out on purpose
         return
     expected = {_label_file(path) for images in splits.values() for path, _ in images}
     folders = {file.parent for file in expected if "labels" in file.parts}
     known = {*expected, *(folder / Path(name).name for folder in folders for name in _CLASS_FILES)}
     for folder in sorted(folders):
-        if lost := sorted(set(folder.glob("*.txt")) - known):
-            raise DatasetError(f"{lost[0]} must have an image of its name in images/, got none: add it or remove the label file")
+        for lost in sorted(set(folder.glob("[!.]*.txt")) - known):
+            report(DatasetError(f"{lost} must have an image of its name in images/, got none: add it or remove the label file"))
 
 
-def _read_image(path: Path, source: Path, folder: Path, classes: tuple[str, ...], *, keypoints: bool) -> LabelledImage:
+def _read_image(path: Path, source: Path, folder: Path, classes: tuple[str, ...], report: Report, *, keypoints: bool) -> LabelledImage:
     name = Path(os.path.relpath(path, folder)).as_posix()
     file = _label_file(path)
     if not file.is_file():  # YOLO's way to say that nothing is on it
         return LabelledImage(name, path, source, None, (), relative=True)
-    lines = enumerate(read_label_text(file).splitlines(), start=1)
     kept = 5 if keypoints else None  # words
-    objects = tuple(_read_line(line.split()[:kept], number, file, classes) for number, line in lines if line.strip())
-    return LabelledImage(name, path, file, None, objects, relative=True)
+    objects = []
+    for number, line in enumerate(_lines(file, report), start=1):
+        try:
+            objects += [_read_line(line.split()[:kept], number, file, classes)] if line.strip() else []
+        except DatasetError as error:
+            report(error)
+    return LabelledImage(name, path, file, None, tuple(objects), relative=True)
+
+
+def _lines(file: Path, report: Report) -> list[str]:
+    try:
+        return read_label_text(file).splitlines()
+    except DatasetError as error:
+        report(error)
+        return []
 
 
 def _read_line(words: list[str], number: int, file: Path, classes: tuple[str, ...]) -> LabelledObject:

@@ -22,7 +22,7 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections, class_name
     """
     drawn = image.copy()
     for box, score, index in zip(detections.xyxy[::-1], detections.scores[::-1], detections.classes[::-1], strict=True):
-        _draw_box(drawn, box, f"{class_names[index]} {score:.2f}", class_color(int(index)))
+        draw_box(drawn, box, f"{class_names[index]} {score:.2f}", class_color(int(index)))
     return drawn
 
 
@@ -32,13 +32,16 @@ def class_color(index: int) -> tuple[int, int, int]:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
-def _draw_box(image: NDArray[np.uint8], box: NDArray[Any], label: str, color: tuple[int, int, int]) -> None:
+def draw_box(image: NDArray[np.uint8], box: NDArray[Any], label: str, color: tuple[int, int, int]) -> None:
+    """Draw an xyxy box [4] on `image`, in place, with its label above, if it has one."""
     import cv2
 
     relative = min(image.shape[:2]) / _REFERENCE_SIDE
     line, scale = max(1, round(2 * relative)), max(0.35, 0.5 * relative)
     left, top, right, bottom = (int(value) for value in np.round(box))
     cv2.rectangle(image, (left, top), (right, bottom), color, line)
+    if not label:
+        return
     (width, height), baseline = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
     left = max(0, min(left, image.shape[1] - width))  # the label stays in the picture, even where its box touches the border
     text_bottom = max(top - baseline, height + line)

@@ -1,10 +1,14 @@
-"""Measure the AP of a model on a labelled folder, by whatever runs it here: a TensorRT engine or the CPU backend, INT8 or FP32."""
+"""Measure the AP of a model on a labelled folder, by whatever runs it here: a TensorRT engine or the CPU backend, INT8 or FP32.
+
+With --report also a page, evaluation-<split>.html: figures of every class, curves, confusion matrix, best and worst images.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 try:
+    from retinanet_edge.runtime.arguments import number
     from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
@@ -22,6 +26,11 @@ def parse_arguments() -> argparse.Namespace:
         "--engine", default="auto", metavar="auto|fp32|int8|FILE",
         help="auto: the newest engine that fits this machine, else INT8, else FP32 on the CPU (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="write report/evaluation-<split>.html in the model folder (default: not)")
+    parser.add_argument(
+        "--threshold", type=number(0, 1), metavar="SCORE",
+        help="on the page, score from which detections count as found (default: that with the best F1)",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -30,7 +39,10 @@ def main() -> None:
     arguments = parse_arguments()
     from retinanet_edge.runtime.accuracy import evaluate_model
 
-    print(*evaluate_model(arguments.model, arguments.data, arguments.split, arguments.engine), sep="\n")
+    lines = evaluate_model(
+        arguments.model, arguments.data, arguments.split, arguments.engine, report=arguments.report, threshold=arguments.threshold
+    )
+    print(*lines, sep="\n")
 
 
 if __name__ == "__main__":

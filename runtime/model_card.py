@@ -17,7 +17,15 @@ from typing import Any, Literal
 
 from retinanet_edge.runtime.errors import ModelFolderError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What version 2 states and version 1 could not, with what every model of version 1 is.
+_ABSENT_IN_VERSION_1: dict[str, dict[str, Any]] = {
+    "network": {"p6_from": "P5", "tensorflow_padding": False, "box_variances": [0.1, 0.1, 0.2, 0.2]},
+    "anchors": {
+        "ratio_is": "h/w", "outer": "ratio", "offset": 0.5, "whole_sizes": False, "whole_corners": False, "strides_of_grid": False,
+        "clip": False,
+    },
+}  # fmt: skip
 
 # What an engine file holds. The network runs at this precision; decode and NMS are always FP32.
 Precision = Literal["fp32", "fp16", "int8"]
@@ -39,13 +47,20 @@ class InputSpec:
 class AnchorSpec:
     """Anchors of every level, fine to coarse: sides in input pixels are size * scale, of area (size * scale)^2 at any ratio.
 
-    A ratio is height / width. Order within a cell: for each ratio, every scale.
+    The fields with defaults say by which rule (training/anchors.py has KerasCV's and torchvision's).
     """
 
     strides: tuple[int, ...]
     sizes: tuple[float, ...]
     scales: tuple[float, ...]
     ratios: tuple[float, ...]
+    ratio_is: Literal["h/w", "w/h"] = "h/w"
+    outer: Literal["ratio", "scale"] = "ratio"  # what changes slowest among the anchors of a cell
+    offset: float = 0.5  # where in its cell an anchor is centred: 0.5 its middle, 0 its top left corner
+    whole_sizes: bool = False  # size * scale cut to whole pixels
+    whole_corners: bool = False  # corners rounded to whole pixels about the centre
+    strides_of_grid: bool = False  # a level's step is the input's side over its cells, rounded down, not its stride
+    clip: bool = False  # cut to the input
 
     @property
     def per_cell(self) -> int:
@@ -79,13 +94,20 @@ class NmsSpec:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What rebuilds the network around its weights (training/model.py)."""
+    """What rebuilds the network around its weights (training/model.py).
+
+    `norm` stands after each shared convolution of the heads; "batch" also after each output of the pyramid. `tensorflow_padding` is that
+    of P6 and P7. `box_variances` scale what the box head says to (dx, dy, dw, dh); the exported graph has them folded in.
+    """
 
     backbone: str
     fpn_channels: int
     head_channels: int
     head_depth: int
-    norm: Literal["none", "batch"]
+    norm: Literal["none", "batch", "group"]
+    p6_from: Literal["C5", "P5"] = "P5"
+    tensorflow_padding: bool = False
+    box_variances: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -214,6 +236,8 @@ class ModelCard:
             raise ModelFolderError(f"a card needs anchors with positive strides, sizes, scales and ratios, got {self.anchors}")
         if not self.anchors.per_cell:
             raise ModelFolderError("a card needs at least one anchor scale and ratio")
+        if len(self.network.box_variances) != 4 or min(self.network.box_variances) <= 0:
+            raise ModelFolderError(f"a card needs four positive box variances, got {self.network.box_variances}")
         if min(self.input.height, self.input.width) < 1:
             raise ModelFolderError(f"a card needs a positive input size, got {self.input.height}x{self.input.width}")
         if len(self.input.mean) != 3 or len(self.input.std) != 3 or min(self.input.std) <= 0:
@@ -248,8 +272,8 @@ class ModelCard:
 def card_from_json(text: str, source: str) -> ModelCard:
     """Return the card in `text`; `source` names the file in messages.
 
-    Raises ModelFolderError for text that is not JSON, a newer schema, and fields that are missing, unknown or of the wrong
-    type.
+    A card of version 1 comes back as one of today's. Raises ModelFolderError for text that is not JSON, a newer schema, and fields that
+    are missing, unknown or of the wrong type.
     """
     remedy = "train again, or take card.json from a backup"
     try:
@@ -259,6 +283,8 @@ def card_from_json(text: str, source: str) -> ModelCard:
     if not isinstance(data, dict):
         raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
     version = data.get("schema_version")
+    if version == 1:
+        data, version = _from_version_1(data), SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "update retinanet-edge" if newer else remedy
@@ -269,6 +295,13 @@ def card_from_json(text: str, source: str) -> ModelCard:
         raise ModelFolderError(f"{source}: {error}: {remedy}") from None
     assert isinstance(card, ModelCard)
     return card
+
+
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    sections = {
+        name: {**absent, **data[name]} for name, absent in _ABSENT_IN_VERSION_1.items() if isinstance(data.get(name), dict)
+    }
+    return {**data, **sections, "schema_version": SCHEMA_VERSION}
 
 
 def _decode(expected: Any, value: Any, where: str) -> Any:

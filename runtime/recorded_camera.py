@@ -6,6 +6,7 @@ Video is read with PyAV, not OpenCV: it says why a file does not open, goes on a
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _DEMO_FRAMES_A_SCENE = 100
+_LAST_FRAMES = 3  # by so many a header may be wrong without anything missing
 
 # Yields frames; what it returns at its end is the camera's remark.
 _Frames = Generator[Frame, None, str | None]
@@ -140,16 +142,30 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 
 def _video_frames(container: av.container.InputContainer, name: str, fps: float) -> _Frames:
     with container:
-        count, promised, broken = 0, container.streams.video[0].frames, _Counter()
+        stream, broken = container.streams.video[0], _Counter()
+        count, promised, promised_s, timestamp_s = 0, stream.frames, _end_s(stream), 0.0
         for decoded in _decode(container, broken):
             timestamp_s = count / fps if decoded.time is None else decoded.time
             yield Frame(upright(decoded), count, timestamp_s, time.perf_counter())
             count += 1
     if count == 0:
         raise CameraError(f"{name} must hold video that decodes, got no frame out of {promised or 'an unknown number'} promised")
+    # Not by the count alone: a video that was trimmed without being encoded again still states that of the whole.
+    if count < promised and timestamp_s + _LAST_FRAMES / fps < promised_s:
+        raise CameraError(
+            f"{name} ends early: its header promises {promised} frames, {promised_s:.1f} s, {count} decoded, up to {timestamp_s:.1f} s: "
+            "what came has gone through, bring the whole file for the rest"
+        )
     remarks = [f"header promised {promised} frames, {count} decoded"] if promised not in (0, count) else []
     remarks += [f"{broken.count} broken packets skipped"] if broken.count else []
     return f"{name}: {', '.join(remarks)}" if remarks else None
+
+
+def _end_s(stream: Any) -> float:
+    """Return when a stream ends by its header, infinitely late where that says nothing."""
+    if stream.duration is None or stream.time_base is None:
+        return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
 
 class _Counter:

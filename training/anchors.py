@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from retinanet_edge.runtime.model_card import AnchorSpec
 
 
 @dataclass(frozen=True)
-class AnchorGenerator:
-    """The rule that places anchors; the defaults are ours, KERAS_ANCHORS and TORCHVISION_ANCHORS are theirs.
+class AnchorGenerator(AnchorSpec):
+    """Places the anchors that a card's AnchorSpec describes; the defaults are ours, KERAS_ANCHORS and TORCHVISION_ANCHORS are theirs.
 
     An anchor has area (size * scale)^2 at any ratio (Lin et al., Focal Loss, section 4). Raises UserInputError for an impossible rule.
     """
@@ -25,13 +25,6 @@ class AnchorGenerator:
     sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    ratio_is: Literal["h/w", "w/h"] = "h/w"
-    outer: Literal["ratio", "scale"] = "ratio"  # what changes slowest among the anchors of a cell
-    offset: float = 0.5  # where in its cell an anchor is centred: 0.5 its middle, 0 its top left corner
-    whole_sizes: bool = False  # size * scale cut to whole pixels
-    whole_corners: bool = False  # corners rounded to whole pixels about the centre
-    strides_of_grid: bool = False  # a level's step is the image's side over its cells, rounded down, not its stride
-    clip: bool = False  # cut to the image
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -42,9 +35,9 @@ class AnchorGenerator:
             raise UserInputError(f"anchor strides, sizes, scales and ratios must be given and positive, got {positive}")
 
     @property
-    def per_cell(self) -> int:
-        """Anchors at each position of each level."""
-        return len(self.scales) * len(self.ratios)
+    def spec(self) -> AnchorSpec:
+        """What a card states of the rule."""
+        return AnchorSpec(**dataclasses.asdict(self))
 
     def __call__(self, height: int, width: int) -> Tensor:
         """Return the anchors of all levels, float32 [A, 4] (cx, cy, w, h), of an input of `height` x `width` pixels.
@@ -87,7 +80,7 @@ TORCHVISION_ANCHORS = AnchorGenerator(offset=0.0, whole_sizes=True, whole_corner
 
 def make_anchors(spec: AnchorSpec, height: int, width: int) -> Tensor:
     """Return the anchors float32 [A, 4] (cx, cy, w, h) that a card describes, for an input of `height` x `width` pixels."""
-    return AnchorGenerator(spec.strides, spec.sizes, spec.scales, spec.ratios)(height, width)
+    return AnchorGenerator(**dataclasses.asdict(spec))(height, width)
 
 
 def _clip(anchors: Tensor, image: tuple[int, int]) -> Tensor:

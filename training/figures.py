@@ -44,12 +44,12 @@ def save_pr_curve(path: Path, metrics: CocoMetrics) -> None:
     """Write precision over recall at IoU 0.5 of each class as a PNG; of the 10 with the lowest AP50 where there are more."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    present = {name: ap for name, ap in metrics.per_class.items() if not np.isnan(ap[0])}
-    worst = sorted(present, key=lambda name: present[name][1])[:_PR_CLASSES]
+    present = {name: figures.ap50 for name, figures in metrics.per_class.items() if not np.isnan(figures.ap50)}
+    worst = sorted(present, key=lambda name: present[name])[:_PR_CLASSES]
     for name in worst:
         recall, precision = metrics.pr_curves[name]
         text = name.replace("$", r"\$")  # else what stands between two of them is taken for a formula
-        axes.plot(recall, precision, label=f"AP50 {present[name][1]:.3f}: {text}")  # the name last: a leading _ would hide the line
+        axes.plot(recall, precision, label=f"AP50 {present[name]:.3f}: {text}")  # the name last: a leading _ would hide the line
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"IoU 0.5, AP50 {metrics.ap50:.3f}")
     axes.grid(alpha=0.3)
     if worst:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retinanet_edge.runtime.errors import UserInputError
+
 LEVELS = 5  # P3-P7
 _GROUPS = 32  # of a group norm, as in torchvision's
 
@@ -132,6 +134,8 @@ def _upsample(coarse: Tensor, fine: Tensor) -> Tensor:
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
+    if kind == "group" and channels % _GROUPS:
+        raise UserInputError(f"heads with a group norm must have a multiple of {_GROUPS} channels, got {channels}")
     return nn.GroupNorm(_GROUPS, channels) if kind == "group" else nn.Identity()
 
 

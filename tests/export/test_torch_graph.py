@@ -15,10 +15,19 @@ SPEC = InputSpec(64, 96, (123.0, 117.0, 104.0), (58.0, 57.0, 56.0))
 ANCHORS = AnchorSpec(LEVEL_STRIDES, tuple(4.0 * s for s in LEVEL_STRIDES), (1.0, 1.5), (1.0, 2.0))
 
 
-@pytest.fixture(scope="module", params=["batch", "none"])
+# Ours with and without norms; KerasCV's pyramid; torchvision's second version in small.
+NETWORKS = {
+    "batch": NetworkSpec("test_resnet", 16, 16, 1, "batch"),
+    "none": NetworkSpec("test_resnet", 16, 16, 1, "none"),
+    "keras": NetworkSpec("test_resnet", 16, 16, 1, "none", "C5", tensorflow_padding=True),
+    "group": NetworkSpec("test_resnet", 16, 64, 1, "group", "C5", box_variances=(1.0, 1.0, 0.5, 2.0)),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> RetinaNet:
     torch.manual_seed(0)
-    network = build_network(NetworkSpec("test_resnet", 16, 16, 1, request.param), SPEC, ANCHORS, 3)
+    network = build_network(NETWORKS[request.param], SPEC, ANCHORS, 3)
     network.train()(torch.randint(0, 255, (4, 64, 96, 3), dtype=torch.uint8))  # moves the norms' statistics off their start
     return network.eval()
 

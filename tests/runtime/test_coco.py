@@ -1,36 +1,19 @@
 """AP against cases worked out by hand, and against pycocotools on files."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from retinanet_edge.runtime.coco import coco_metrics, measure_accuracy
-from retinanet_edge.runtime.dataset import Sample
+from retinanet_edge.runtime.coco import CocoFigures, coco_metrics, measure_accuracy
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Inference
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, ModelCard, NetworkSpec
-
-
-def sample(*boxes, classes=None, crowd=None, areas=None, path=Path("none.png"), height=400, width=400):
-    xyxy = np.array(boxes, np.float32).reshape(-1, 4)
-    count = len(xyxy)
-    area = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    return Sample(
-        path, height, width, xyxy, np.array(classes or [0] * count, np.int64), np.array(crowd or [False] * count, np.bool_),
-        area if areas is None else np.array(areas, np.float32),
-    )  # fmt: skip
-
-
-def detections(*boxes, scores=None, classes=None):
-    xyxy = np.array(boxes, np.float32).reshape(-1, 4)
-    values = np.linspace(0.9, 0.5, len(xyxy)) if scores is None else scores
-    return Detections(xyxy, np.array(values, np.float32), np.array(classes or [0] * len(xyxy), np.int64))
-
+from tests.found_boxes import detections, random_scene, sample
 
 BOX, AWAY = (0, 0, 100, 100), (200, 200, 300, 300)
 
@@ -71,13 +54,15 @@ class TestByHand:
         found = detections(BOX, AWAY, classes=[0, 1])
         metrics = coco_metrics([sample(BOX)], [found], ["cat", "dog"])
         assert metrics.ap == pytest.approx(1)
-        assert metrics.per_class["cat"] == pytest.approx((1, 1))
-        assert all(math.isnan(value) for value in metrics.per_class["dog"])
+        assert (metrics.per_class["cat"].ap, metrics.per_class["cat"].ap50) == pytest.approx((1, 1))
+        assert all(math.isnan(value) for value in dataclasses.astuple(metrics.per_class["dog"]))
         assert list(metrics.pr_curves) == ["cat"]
 
     def test_classes_are_averaged(self):
         metrics = coco_metrics([sample(BOX, AWAY, classes=[0, 1])], [detections((0, 0, 100, 62), AWAY, classes=[0, 1])], ["cat", "dog"])
-        assert metrics.per_class == {"cat": pytest.approx((0.3, 1)), "dog": pytest.approx((1, 1))}
+        assert {name: (found.ap, found.ap50, found.ar100) for name, found in metrics.per_class.items()} == {
+            "cat": pytest.approx((0.3, 1, 0.3)), "dog": pytest.approx((1, 1, 1)),
+        }  # fmt: skip
         assert metrics.ap == pytest.approx(0.65)
 
     def test_wrong_class_is_no_hit(self):
@@ -102,7 +87,8 @@ class TestByHand:
     def test_nothing_found(self):
         metrics = coco_metrics([sample(BOX), sample()], [Detections.empty()] * 2, ["cat", "dog"])
         assert (metrics.ap, metrics.ap50, metrics.ap75) == (0, 0, 0)
-        assert metrics.per_class["cat"] == (0, 0)
+        assert (metrics.ar1, metrics.ar10, metrics.ar100) == (0, 0, 0)
+        assert metrics.per_class["cat"].ap == 0
         assert metrics.pr_curves["cat"][1].tolist() == [0] * 101
 
     @pytest.mark.parametrize("samples", [[], [sample()], [sample(BOX, crowd=[True])]])
@@ -123,59 +109,101 @@ class TestByHand:
         assert capsys.readouterr() == ("", "")
 
 
-def random_boxes(rng, count):
-    corner, side = rng.uniform(0, 250, (count, 2)), rng.uniform(5, 150, (count, 2))
-    return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+NAMES = ("zero", "one", "two", "absent")  # category ids 0 to 3: that 0 counts is what KerasCV's callback gets wrong
 
 
-def random_scene(rng):
-    """Return a sample of random objects, and detections that are some of them moved, and some others."""
-    boxes, classes = random_boxes(rng, int(rng.integers(0, 8))), None
-    classes = rng.integers(0, 3, len(boxes))
-    truth = sample(*boxes, classes=classes.tolist(), crowd=(rng.random(len(boxes)) < 0.15).tolist())
-    kept = rng.random(len(boxes)) < 0.8
-    others = random_boxes(rng, 3)
-    moved = boxes[kept] + rng.normal(0, 6, (int(kept.sum()), 4)).astype(np.float32)
-    kinds = [*classes[kept].tolist(), *rng.integers(0, 3, 3).tolist()]
-    scores = np.sort(rng.random(len(kinds)))[::-1]
-    return truth, detections(*moved, *others, scores=scores, classes=kinds)
-
-
-def test_same_as_pycocotools_on_files(tmp_path):
+def written_and_evaluated(samples, found, folder):
+    """Return pycocotools' own summary of files, with the category ids that the classes are."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-
-    rng = np.random.default_rng(3)
-    samples, found = zip(*(random_scene(rng) for _ in range(40)), strict=True)
 
     def xywh(box):
         return [float(box[0]), float(box[1]), float(box[2]) - float(box[0]), float(box[3]) - float(box[1])]
 
     truth = [
-        {"id": 1000 * i + j, "image_id": i, "category_id": int(s.classes[j]) + 5, "bbox": xywh(s.boxes[j]), "area": float(s.areas[j]),
+        {"id": 1000 * i + j + 1, "image_id": i, "category_id": int(s.classes[j]), "bbox": xywh(s.boxes[j]), "area": float(s.areas[j]),
          "iscrowd": int(s.crowd[j])}
-        for i, s in enumerate(samples, start=1) for j in range(len(s.boxes))
+        for i, s in enumerate(samples) for j in range(len(s.boxes))
     ]  # fmt: skip
     results = [
-        {"image_id": i, "category_id": int(d.classes[j]) + 5, "bbox": xywh(d.xyxy[j]), "score": float(d.scores[j])}
-        for i, d in enumerate(found, start=1) for j in range(len(d))
+        {"image_id": i, "category_id": int(d.classes[j]), "bbox": xywh(d.xyxy[j]), "score": float(d.scores[j])}
+        for i, d in enumerate(found) for j in range(len(d))
     ]  # fmt: skip
-    images = [{"id": i, "width": 400, "height": 400} for i in range(1, 41)]
-    categories = [{"id": number, "name": str(number)} for number in (5, 6, 7)]
-    (tmp_path / "truth.json").write_text(json.dumps({"info": {}, "images": images, "annotations": truth, "categories": categories}))
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    images = [{"id": i, "width": 400, "height": 400} for i in range(len(samples))]
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    (folder / "truth.json").write_text(json.dumps({"info": {}, "images": images, "annotations": truth, "categories": categories}))
+    (folder / "results.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO(str(tmp_path / "truth.json"))
-        evaluation = COCOeval(reference, reference.loadRes(str(tmp_path / "results.json")), "bbox")
+        reference = COCO(str(folder / "truth.json"))
+        evaluation = COCOeval(reference, reference.loadRes(str(folder / "results.json")), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    metrics = coco_metrics(samples, found, ["five", "six", "seven"])
-    ours = [metrics.ap, metrics.ap50, metrics.ap75, metrics.ap_small, metrics.ap_medium, metrics.ap_large]
-    np.testing.assert_allclose(ours, evaluation.stats[:6], rtol=1e-12)
-    assert 0.1 < metrics.ap < 0.9  # neither all hit nor all missed
-    for index, name in enumerate(("five", "six", "seven")):
-        np.testing.assert_allclose(metrics.per_class[name][0], evaluation.eval["precision"][:, :, index, 0, 2].mean(), rtol=1e-12)
+    return evaluation
+
+
+@pytest.fixture
+def scenes():
+    rng = np.random.default_rng(3)
+    row = [(30 * i, 0, 30 * i + 20, 20) for i in range(12)]
+    crowded = sample(*row), detections(*row)  # tells AR10 from AR100
+    samples, found = zip(crowded, *(random_scene(rng) for _ in range(40)), strict=True)
+    assert sum(int(s.crowd.sum()) for s in samples) > 5
+    return samples, found
+
+
+def figures(found):
+    """The twelve in pycocotools' order, nan as its -1."""
+    of_one = [getattr(found, field.name) for field in dataclasses.fields(CocoFigures)]
+    return np.nan_to_num(of_one, nan=-1)
+
+
+class TestAgainstPycocotools:
+    def test_all_twelve_figures(self, scenes, tmp_path):
+        metrics = coco_metrics(*scenes, NAMES)
+        np.testing.assert_allclose(figures(metrics), written_and_evaluated(*scenes, tmp_path).stats, rtol=1e-12)
+        assert 0.1 < metrics.ap < 0.9  # neither all hit nor all missed
+        assert len(set(figures(metrics))) == 12
+
+    def test_those_of_each_class_are_those_of_an_evaluation_of_it_alone(self, scenes, tmp_path):
+        per_class = coco_metrics(*scenes, NAMES).per_class
+        evaluation = written_and_evaluated(*scenes, tmp_path)
+        for index, name in enumerate(NAMES):
+            evaluation.params.catIds = [index]
+            with contextlib.redirect_stdout(io.StringIO()):
+                evaluation.evaluate()
+                evaluation.accumulate()
+                evaluation.summarize()
+            np.testing.assert_allclose(figures(per_class[name]), evaluation.stats, rtol=1e-12)
+        assert (figures(per_class["absent"]) == -1).all()
+        assert (figures(per_class["zero"]) > 0).all()
+
+    def test_class_0_counts(self, scenes):
+        samples, found = scenes
+        without = [d[d.classes != 0] for d in found]
+        changed = coco_metrics(samples, without, NAMES)
+        assert figures(changed.per_class["zero"]).tolist() == [0] * 12
+        assert changed.ap < coco_metrics(samples, found, NAMES).ap
+
+
+class TestRecallByHand:
+    def test_at_most_one_detection_of_a_class_an_image(self):
+        metrics = coco_metrics([sample(BOX, AWAY)], [detections(BOX, AWAY)], ["cat"])
+        assert (metrics.ar1, metrics.ar10, metrics.ar100) == pytest.approx((1 / 2, 1, 1))
+
+    def test_the_eleventh_detection_is_beyond_ar10(self):
+        wrong = [(300, 300, 310, 310)] * 10
+        metrics = coco_metrics([sample(BOX)], [detections(*wrong, BOX)], ["cat"])
+        assert (metrics.ar1, metrics.ar10, metrics.ar100) == pytest.approx((0, 0, 1))
+
+    def test_is_averaged_over_iou(self):
+        assert coco_metrics([sample(BOX)], [detections((0, 0, 100, 62))], ["cat"]).ar100 == pytest.approx(0.3)  # IoU 0.62: 3 of 10
+
+    def test_sizes_go_by_the_stated_area(self):
+        small, large = (0, 0, 31, 31), (200, 200, 300, 300)
+        metrics = coco_metrics([sample(small, large)], [detections(large)], ["cat"])
+        assert (metrics.ar_small, metrics.ar_large) == (0, pytest.approx(1))
+        assert math.isnan(metrics.ar_medium)
 
 
 class CornerEngine:

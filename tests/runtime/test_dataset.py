@@ -111,6 +111,17 @@ class TestVoc:
         assert dataset.split_rule == "the data's trainval split divided 80/20 by a hash of the file name"
 
 
+@pytest.mark.parametrize(("write", "litter"), [
+    (write_voc, ("Annotations/._a.xml", "JPEGImages/._a.jpg")),
+    (write_yolo, ("images/train/._a.jpg", "labels/train/._a.txt")),
+])  # fmt: skip
+def test_what_macos_leaves_beside_files_is_not_read(write, litter, tmp_path):
+    expected = read_dataset(write(tmp_path)).sha256
+    for name in litter:
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    assert read_dataset(tmp_path).sha256 == expected
+
+
 class TestYolo:
     def test_fractions_become_pixels(self, tmp_path):
         dataset = read_dataset(write_yolo(tmp_path, line="1 0.25 0.5 0.25 0.2"))

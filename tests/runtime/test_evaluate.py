@@ -57,13 +57,41 @@ def rewrite(file, change):
 
 def test_figures_are_printed_and_kept_in_the_card(run, folder, data):
     done = run.must("runtime/evaluate.py", "--model", folder, "--engine", "fp32")
-    assert "all classes  1.000  1.000  1.000" in done.out
+    assert "all classes  1.000  1.000  1.000  1.000" in done.out  # AP, AP50, AP75, AR100
+    assert "AP by object size: small 1.000, medium -, large -" in done.out
+    assert "AR by object size: small 1.000, medium -, large -" in done.out
+    assert "AR by detections of a class an image: 1 " in done.out
     assert all(f"{name} " in done.out for name in CLASSES)
     assert f"val split of {data}, 4 images" in done.out
     (kept,) = read_card(folder).accuracy
     assert kept == Accuracy(
         "fp32", "OpenVINO", "val", 4, pytest.approx(1), pytest.approx(1), pytest.approx(1), file_sha256(folder / ONNX_FILE)
     )
+
+
+def test_the_report_is_one_page_of_the_split(run, folder, data):
+    done = run.must("runtime/evaluate.py", "--model", folder, "--engine", "fp32", "--split", "train", "--report", "--threshold", "0.4")
+    page = folder / "report" / "evaluation-train.html"
+    assert f"wrote {page}" in done.out
+    text = page.read_text()
+    assert f"model.onnx on OpenVINO, FP32, on the train split of {data}: 2 images" in text
+    assert "Errors at score 0.400 and more" in text
+    assert all(name in text for name in CLASSES)
+    assert text.count("data:image/jpeg") == 2
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
+
+
+@pytest.mark.usefixtures("data")
+def test_without_asking_there_is_no_page(run, folder):
+    run.must("runtime/evaluate.py", "--model", folder, "--engine", "fp32")
+    assert not (folder / "report").exists()
+
+
+@pytest.mark.parametrize("threshold", ["1.1", "-1", "nan", "much"])
+def test_a_threshold_is_a_score(run, folder, threshold):
+    done = run("runtime/evaluate.py", "--model", folder, "--report", f"--threshold={threshold}")
+    assert done.code == 2
+    assert f"argument --threshold: must be a number, at least 0 and at most 1, got {threshold}" in done.err
 
 
 @pytest.mark.usefixtures("data")

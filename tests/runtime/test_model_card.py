@@ -29,6 +29,24 @@ SMALL = ModelCard(
     anchors=AnchorSpec((8, 16), (32.0, 64.0), (1.0, 1.26), (0.5, 1.0, 2.0)),
     network=NetworkSpec("resnet18", 64, 64, 2, "batch"),
 )
+TORCHVISION = dataclasses.replace(
+    SMALL,
+    anchors=AnchorSpec((8,), (32.0,), (1.0,), (1.0,), "w/h", "scale", 0.0, True, True, True, True),
+    network=NetworkSpec("resnet50", 256, 256, 4, "group", "C5", True, (1.0, 1.0, 1.0, 1.0)),
+)
+# A card as version 1 wrote it: networks and anchors were of one kind then, and nothing said which.
+VERSION_1 = """{
+  "classes": ["cat", "dog"],
+  "input": {
+    "height": 480, "width": 640, "mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4],
+    "color_order": "BGR", "letterbox": "top-left, bilinear, fill 114"
+  },
+  "anchors": {"strides": [8, 16], "sizes": [32.0, 64.0], "scales": [1.0, 1.26], "ratios": [0.5, 1.0, 2.0]},
+  "network": {"backbone": "resnet18", "fpn_channels": 64, "head_channels": 64, "head_depth": 2, "norm": "batch"},
+  "nms": {"score_threshold": 0.05, "iou_threshold": 0.5, "max_detections": 100, "top_k_per_level": null},
+  "box_coding": "center-size, variances folded",
+  "dataset": null, "training": null, "onnx": null, "int8": null, "verdict": null, "accuracy": [], "engines": [], "schema_version": 1
+}"""
 ENGINE = EngineRecord("model.int8.engine", SHA, "int8", SHA, "10.3.0", "Orin", "8.7", "1", 4, "2024-01-01", {"int8": "true"})
 FULL = dataclasses.replace(
     SMALL,
@@ -57,13 +75,32 @@ def changed(path, value, card=FULL):
     return json.dumps(data)
 
 
-@pytest.mark.parametrize("card", [SMALL, FULL], ids=["small", "full"])
+@pytest.mark.parametrize("card", [SMALL, FULL, TORCHVISION], ids=["small", "full", "torchvision"])
 def test_comes_back_from_json_as_it_was(card):
     text = card.to_json()
     assert card_from_json(text, "card.json") == card
     assert text.endswith("}\n")
-    assert json.loads(text)["schema_version"] == 1
+    assert json.loads(text)["schema_version"] == 2
 
+
+def test_a_card_of_version_1_is_read_as_what_it_meant_then():
+    card = card_from_json(VERSION_1, "card.json")
+    assert card == SMALL
+    assert card.network == NetworkSpec("resnet18", 64, 64, 2, "batch", "P5", False, (0.1, 0.1, 0.2, 0.2))
+    assert card.anchors == AnchorSpec((8, 16), (32.0, 64.0), (1.0, 1.26), (0.5, 1.0, 2.0), "h/w", "ratio", 0.5, False, False, False, False)
+    assert card_from_json(card.to_json(), "card.json") == card
+
+
+def test_a_card_of_version_1_is_read_as_strictly():
+    with pytest.raises(ModelFolderError, match=r"network lacks \['norm'\] and has unknown \['colour'\]"):
+        card_from_json(VERSION_1.replace('"norm"', '"colour"'), "card.json")
+    with pytest.raises(ModelFolderError, match="network must be an object, got 3"):
+        card_from_json(json.dumps({**json.loads(VERSION_1), "network": 3}), "card.json")
+
+
+def test_today_s_card_must_state_what_version_1_did_not():
+    with pytest.raises(ModelFolderError, match=r"anchors lacks \['offset'\]"):
+        card_from_json(changed("anchors.offset", ...), "card.json")
 
 def test_whole_numbers_pass_as_floats_and_become_them():
     card = card_from_json(changed("nms.iou_threshold", 1), "card.json")
@@ -86,11 +123,11 @@ def test_any_part_of_a_card_is_refused():
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold a JSON object, got list"),
         ("null", "must hold a JSON object, got NoneType"),
-        ("{}", "must have schema version 1, got None: train again"),
-        ('{"schema_version": 2}', "must have schema version 1, got 2: update retinanet-edge"),
-        ('{"schema_version": 0}', "must have schema version 1, got 0: train again"),
-        ('{"schema_version": "1"}', "must have schema version 1, got '1': train again"),
-        ('{"schema_version": 1}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
+        ("{}", "must have schema version 2, got None: train again"),
+        ('{"schema_version": 3}', "must have schema version 2, got 3: update retinanet-edge"),
+        ('{"schema_version": 0}', "must have schema version 2, got 0: train again"),
+        ('{"schema_version": "1"}', "must have schema version 2, got '1': train again"),
+        ('{"schema_version": 2}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
     ],
     ids=["nothing", "deep", "long number", "list", "null", "no version", "newer", "older", "text", "empty"],
 )
@@ -133,6 +170,11 @@ def test_what_is_no_card_of_this_schema(text, said):
         ("anchors.sizes", [32.0], "one anchor size per stride, got 1 sizes and 2 strides"),
         ("anchors.strides", [8, 0], "anchors with positive strides"),
         ("anchors.scales", [-1.0], "anchors with positive strides, sizes, scales"),
+        ("anchors.outer", "size", r"anchors\.outer must be one of \['ratio', 'scale'\], got 'size'"),
+        ("network.norm", "layer", r"network\.norm must be one of \['none', 'batch', 'group'\], got 'layer'"),
+        ("network.p6_from", "P4", r"network\.p6_from must be one of \['C5', 'P5'\], got 'P4'"),
+        ("network.box_variances", [0.1, 0.1, 0.2], "four positive box variances"),
+        ("network.box_variances", [0.1, 0.1, 0.2, 0], "four positive box variances"),
         ("anchors.ratios", [], "at least one anchor scale and ratio"),
         ("input.width", 0, "positive input size, got 480x0"),
         ("input.mean", [1.0], "three means"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.coco import CocoMetrics
+from retinanet_edge.runtime.coco import CocoFigures, CocoMetrics
 from retinanet_edge.runtime.dataset import Sample
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.training.figures import save_detection_sheet, save_loss_curve, save_pr_curve
@@ -26,8 +26,9 @@ def colours(path: Path) -> int:
 
 def metrics(names: list[str]) -> CocoMetrics:
     curves = {name: (RECALL, np.clip(1.2 - RECALL * (i + 1) / len(names), 0, 1)) for i, name in enumerate(names)}
-    per_class = {name: (0.5, float(curves[name][1].mean())) for name in names} | {"absent": (math.nan, math.nan)}
-    return CocoMetrics(0.5, 0.6, 0.5, math.nan, 0.5, math.nan, 4, per_class, curves)
+    rest = (0.5,) * 10
+    per_class = {name: CocoFigures(0.5, float(curves[name][1].mean()), *rest) for name in names}
+    return CocoMetrics(0.5, 0.6, *rest, images=4, per_class=per_class | {"absent": CocoFigures(*(math.nan,) * 12)}, pr_curves=curves)
 
 
 @pytest.mark.parametrize("history", [

@@ -11,6 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_convert, box_iou, sigmoid_focal_loss
 
 from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.model_card import NetworkSpec
 from retinanet_edge.training.losses import (
     KERAS_LOSS,
     TORCHVISION_LOSS,
@@ -23,7 +24,6 @@ from retinanet_edge.training.losses import (
     normalize,
     sum_losses,
 )  # fmt: skip
-from retinanet_edge.training.model import BOX_VARIANCES as MODEL_VARIANCES
 from retinanet_edge.training.targets import BOX_VARIANCES, Matcher, encode
 
 ANCHORS = torch.tensor([[50.0, 50, 20, 20], [150, 150, 20, 20]])
@@ -105,7 +105,7 @@ def test_gradients_lead_to_the_target() -> None:
 
 
 def test_network_and_targets_have_the_same_variances() -> None:
-    assert MODEL_VARIANCES == BOX_VARIANCES
+    assert NetworkSpec("resnet18", 64, 64, 2, "batch").box_variances == BOX_VARIANCES
 
 
 @settings(deadline=None)
