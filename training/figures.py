@@ -15,6 +15,7 @@ from retinanet_edge.runtime.coco import CocoMetrics
 from retinanet_edge.runtime.dataset import Sample, read_image
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.draw import draw_detections
+from retinanet_edge.runtime.model_folder import atomic_path, write_atomically
 from retinanet_edge.training.loop import EpochRecord
 
 _SHEET_IMAGES, _SHEET_COLUMNS, _TILE_WIDTH = 12, 4, 320
@@ -72,13 +73,14 @@ def save_detection_sheet(
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     ok, data = cv2.imencode(path.suffix, np.vstack(rows))
     assert ok, f"OpenCV writes {path.suffix}"
-    path.write_bytes(data.tobytes())
+    write_atomically(path, data.tobytes())
 
 
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # class names in scripts that matplotlib's font lacks
-        figure.savefig(path, dpi=110)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=110)
 
 
 def _tile(image: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
