@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from retinanet_edge.runtime.card_decoding import decode
 from retinanet_edge.runtime.errors import ModelFolderError
 
 SCHEMA_VERSION = 2
@@ -290,7 +288,7 @@ def card_from_json(text: str, source: str) -> ModelCard:
         advice = "update retinanet-edge" if newer else remedy
         raise ModelFolderError(f"{source} must have schema version {SCHEMA_VERSION}, got {version!r}: {advice}")
     try:
-        card = _decode(ModelCard, data, "")
+        card = decode(ModelCard, data, "")
     except (ValueError, OverflowError, ModelFolderError) as error:
         raise ModelFolderError(f"{source}: {error}: {remedy}") from None
     assert isinstance(card, ModelCard)
@@ -302,41 +300,3 @@ def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
         name: {**absent, **data[name]} for name, absent in _ABSENT_IN_VERSION_1.items() if isinstance(data.get(name), dict)
     }
     return {**data, **sections, "schema_version": SCHEMA_VERSION}
-
-
-def _decode(expected: Any, value: Any, where: str) -> Any:
-    """Return JSON `value` as the annotated type `expected`. Raises ValueError saying where, what was expected, what came."""
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if dataclasses.is_dataclass(expected) and isinstance(expected, type):
-        return _decode_dataclass(expected, value, where)
-    if origin is types.UnionType:  # only `X | None` is used
-        return None if value is None else _decode(arguments[0], value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{where} must be one of {list(arguments)}, got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {value!r}")
-        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be an object, got {value!r}")
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    accepted = (int, float) if expected is float else (expected,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise ValueError(f"{where} must be {expected.__name__}, got {value!r}")
-    if expected is float and not math.isfinite(value):
-        raise ValueError(f"{where} must be finite, got {value!r}")
-    return float(value) if expected is float else value
-
-
-def _decode_dataclass(expected: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where or 'card'} must be an object, got {value!r}")
-    hints = typing.get_type_hints(expected)
-    missing, unknown = sorted(set(hints) - set(value)), sorted(set(value) - set(hints))
-    if missing or unknown:
-        raise ValueError(f"{where or 'card'} lacks {missing} and has unknown {unknown}")
-    prefix = f"{where}." if where else ""
-    return expected(**{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retinanet_edge.runtime.dataset import Sample, read_image
-from retinanet_edge.runtime.errors import DatasetError
+from retinanet_edge.runtime.errors import DatasetError, UserInputError
 from retinanet_edge.training.augment import Augmentation
 
 
@@ -43,6 +44,33 @@ class Batch:
         return torch.split(self.classes, self.counts)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one process takes of every batch: the share of its `rank` among `processes`, in `parts` that are run one after the other."""
+
+    rank: int = 0
+    processes: int = 1
+    parts: int = 1
+
+    @property
+    def shares(self) -> int:
+        """Into how many a batch is cut."""
+        return self.processes * self.parts
+
+    def even_batch(self, batch: int, samples: int) -> int:
+        """Return the size of a batch, no more than there are samples. Raises UserInputError where it cannot be cut evenly."""
+        if batch % self.shares:
+            nearest = " or ".join(str(n) for n in (batch // self.shares * self.shares, -(-batch // self.shares) * self.shares) if n)
+            raise UserInputError(
+                f"--batch must divide by processes x --accumulate, {self.processes} x {self.parts}, got {batch}: give {nearest}"
+            )
+        if samples < self.shares:
+            raise UserInputError(
+                f"{samples} training images cannot be cut into processes x --accumulate, {self.processes} x {self.parts}: give less of them"
+            )
+        return min(batch, samples // self.shares * self.shares)
+
+
 Example = tuple[Tensor, Tensor, Tensor]  # image, boxes, classes
 Turn = tuple[int, int, int]  # epoch, position in it, index of the sample
 
@@ -51,12 +79,16 @@ class TrainingBatches:
     """The batches of every epoch, each in an order and with an augmentation that only the seed decides.
 
     Every batch is full: the last one is filled up from the beginning of the epoch's order. Workers live from the first epoch on.
+    A batch is cut evenly into the `share` of each process, in as many parts, so that all shares together are always the same images.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], augmentation: Augmentation, *, seed: int, batch: int, workers: int
+        self, samples: Sequence[Sample], augmentation: Augmentation, *, seed: int, batch: int, workers: int, share: Share | None = None
     ) -> None:
-        self._turns = _Turns(len(samples), min(batch, len(samples)), seed)
+        """Prepare to read. Raises UserInputError where a batch cannot be cut evenly."""
+        share = share or Share()
+        self._samples, self._share = samples, share
+        self._turns = _Turns(len(samples), share.even_batch(batch, len(samples)), seed, share)
         self._loader = DataLoader(
             _Examples(samples, augmentation, seed),
             batch_sampler=self._turns,
@@ -68,15 +100,25 @@ class TrainingBatches:
         )
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return self._turns.batches
 
     @property
     def size(self) -> int:
         """Images in a batch: no more than there are."""
         return self._turns.size
 
+    def members(self, epoch: int, index: int) -> list[Sample]:
+        """Return the samples of a batch, its `index` in the epoch counted from 0, in all of its shares."""
+        return [self._samples[sample] for _, _, sample in self._turns.of_batch(epoch, index)]
+
+    def steps(self, number: int) -> Iterator[list[Batch]]:
+        """Yield of each batch of an epoch the parts that are this process's share. Raises as `epoch` does."""
+        parts = self.epoch(number)
+        while step := list(itertools.islice(parts, self._share.parts)):
+            yield step
+
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch. Raises DatasetError or OSError where an image cannot be read."""
+        """Yield all parts of an epoch in turn. Raises DatasetError or OSError where an image cannot be read."""
         self._turns.epoch = number
         with _interrupts_kept_from_workers():
             batches = iter(self._loader)
@@ -93,19 +135,30 @@ class TrainingBatches:
 
 
 class _Turns:
-    """Batches of turns: what the loader hands to its workers. Set `epoch` before iterating."""
+    """Lists of turns, each one part of a batch: what the loader hands to its workers. Set `epoch` before iterating."""
 
-    def __init__(self, samples: int, size: int, seed: int) -> None:
-        self.epoch, self.size = 0, size
-        self._samples, self._seed = samples, seed
+    def __init__(self, samples: int, size: int, seed: int, share: Share) -> None:
+        self.epoch, self.size, self.batches = 0, size, -(-samples // size)
+        self._samples, self._seed, self._share = samples, seed, share
 
     def __len__(self) -> int:
-        return -(-self._samples // self.size)
+        return self.batches * self._share.parts
 
     def __iter__(self) -> Iterator[list[Turn]]:
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._samples)
-        turns = [(self.epoch, position, int(index)) for position, index in enumerate(np.resize(order, len(self) * self.size))]
-        return (turns[start : start + self.size] for start in range(0, len(turns), self.size))
+        width = self.size // self._share.shares
+        turns = self._turns(self.epoch)
+        for start in range(0, len(turns), self.size):
+            for part in range(self._share.parts):
+                first = start + (part * self._share.processes + self._share.rank) * width
+                yield turns[first : first + width]
+
+    def of_batch(self, epoch: int, index: int) -> list[Turn]:
+        """Return the turns of a whole batch."""
+        return self._turns(epoch)[index * self.size : (index + 1) * self.size]
+
+    def _turns(self, epoch: int) -> list[Turn]:
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._samples)
+        return [(epoch, position, int(index)) for position, index in enumerate(np.resize(order, self.batches * self.size))]
 
 
 class _Examples(Dataset["Example | DatasetError | OSError"]):

@@ -34,7 +34,7 @@ class FeaturePyramid(nn.Module):
         p6_from: Literal["C5", "P5"] = "P5", norm: bool = False, tensorflow_padding: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.p6_from, self.tensorflow_padding = p6_from, tensorflow_padding
+        self.channels, self.p6_from, self.tensorflow_padding = channels, p6_from, tensorflow_padding
         self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in in_channels])
         self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels])
         self.p6 = nn.Conv2d(in_channels[-1] if p6_from == "C5" else channels, channels, 3, stride=2, padding=1)

@@ -1,4 +1,4 @@
-"""What an epoch leaves in the model folder: weights and card, training state, history, pictures, and the link models/latest."""
+"""What an epoch leaves in the model folder: weights and card, training state, history, curves, pictures, and the link models/latest."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from retinanet_edge.runtime.model_folder import (
     write_card,
 )  # fmt: skip
 from retinanet_edge.training.checkpoint import LAST_FILE, save_training_state, save_weights
+from retinanet_edge.training.events import EVENTS_FOLDER, Events
 from retinanet_edge.training.figures import save_detection_sheet, save_loss_curve, save_pr_curve
 from retinanet_edge.training.loop import EpochRecord, Evaluation, Trainer
 
@@ -36,6 +37,7 @@ class Keeper:
         self.kept_epochs = len(trainer.history)
         self._trainer, self._folder, self._dataset = trainer, folder, dataset
         self._card = card
+        self._events: Events | None = None
         self._best_ap = max((r.ap for r in trainer.history if r.ap is not None), default=-1.0)
 
     def after_epoch(self, evaluation: Evaluation | None) -> None:
@@ -53,8 +55,20 @@ class Keeper:
         if first:
             _point_latest(self._folder)
         _save_history(self._folder / REPORT_FOLDER / "training.csv", self._trainer.history)
+        self._add_events(evaluation)
         if evaluation is not None:
             _save_pictures(self._folder / REPORT_FOLDER, self._trainer, evaluation, self._dataset, best=best)
+
+    def close(self) -> None:
+        """End what writes in the background."""
+        if self._events is not None:
+            self._events.close()
+
+    def _add_events(self, evaluation: Evaluation | None) -> None:
+        record = self._trainer.history[-1]
+        if self._events is None:  # only now: a run that ends before its first epoch leaves the former model's
+            self._events = Events(self._folder, record.epoch - 1)
+        self._events.add(record, None if evaluation is None else evaluation.metrics)
 
 
 def _save_best(trainer: Trainer, folder: Path, card: ModelCard) -> ModelCard:
@@ -76,9 +90,7 @@ def _save_pictures(report: Path, trainer: Trainer, evaluation: Evaluation, datas
 
 
 def _save_last(trainer: Trainer, folder: Path) -> None:
-    history = [dataclasses.asdict(record) for record in trainer.history]
-    settings = {"options": trainer.options.to_json(), "history": history}
-    save_training_state(folder / LAST_FILE, trainer.modules, trainer.optimizer, settings)
+    save_training_state(folder / LAST_FILE, trainer.modules, trainer.optimizer, trainer.settings())
 
 
 def _save_history(path: Path, history: Sequence[EpochRecord]) -> None:
@@ -107,5 +119,5 @@ def _remove_former_model(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     # The report too, or report.py would show the former model's stream and times as this one's.
     report = [path for path in (folder / REPORT_FOLDER).iterdir() if path.is_file()]
-    for path in (*folder.glob("model*.onnx"), *folder.glob("model*.engine"), *report):
+    for path in (*folder.glob("model*.onnx"), *folder.glob("model*.engine"), *(folder / EVENTS_FOLDER).glob("events*"), *report):
         path.unlink()

@@ -1,16 +1,17 @@
-"""The training loop: epochs of optimizer steps, an evaluation each few epochs, best and last checkpoint after each."""
+"""The training loop: epochs of optimizer steps and an evaluation each few epochs, until the last epoch or an early end."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from retinanet_edge.runtime.coco import CocoMetrics, coco_metrics
 from retinanet_edge.runtime.dataset import Dataset
@@ -19,15 +20,16 @@ from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
 from retinanet_edge.runtime.progress import Progress
 from retinanet_edge.training.augment import Augmentation
-from retinanet_edge.training.data import Batch, TrainingBatches
-from retinanet_edge.training.losses import LossSpec, compute_losses
+from retinanet_edge.training.data import Share, TrainingBatches
+from retinanet_edge.training.distributed import copy_from_first, gather_shares, own_share, process_count, process_rank
 from retinanet_edge.training.model import RetinaNet
 from retinanet_edge.training.options import TrainingOptions
 from retinanet_edge.training.predict import detect_samples
+from retinanet_edge.training.schedules import scores_since_best
+from retinanet_edge.training.step import OptimizerStep, StepResult
 
-_GRADIENT_NORM = 10.0  # clips only the rare spike
-_FINAL_LEARNING_RATE = 0.01  # of the peak, where the cosine ends
-_AVERAGE_WARMUP = 10.0  # steps over which the running average trusts its young self less
+_NAMED_IMAGES = 64  # in the line that ends a run that diverges
+_SEED_OF_PROCESS = 1_000_003  # between the seeds of two processes, so that no epoch's seed is another's
 
 
 @dataclass(frozen=True)
@@ -53,32 +55,54 @@ class Evaluation:
 
 
 class Trainer:
-    """Holds what training changes: the network, its running average, the optimizer, the history."""
+    """Runs the epochs of a training run, alone or as one of its processes, and keeps its history."""
 
     def __init__(
         self, network: RetinaNet, dataset: Dataset, input_spec: InputSpec, nms: NmsSpec, options: TrainingOptions
     ) -> None:
+        """Prepare the run. Raises UserInputError where options do not fit the network, the data or the number of processes."""
         self.options = options
-        self.device = torch.device(options.device)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # faster convolutions on both CPU and GPU
-        self.average = AveragedModel(self.network, multi_avg_fn=_running_average(options.average_decay), use_buffers=True)
-        self.optimizer = _make_optimizer(self.network, options)
         self.history: list[EpochRecord] = []
         self._dataset, self._input, self._nms = dataset, input_spec, nms
         augmentation = Augmentation(input_spec.height, input_spec.width, options.augment, flip=options.flip)
-        self._batches = TrainingBatches(dataset.train, augmentation, seed=options.seed, batch=options.batch, workers=options.workers)
+        self._share = Share(process_rank(), process_count(), options.accumulate)
+        self._batches = TrainingBatches(
+            dataset.train, augmentation, seed=options.seed, batch=options.batch, workers=options.workers, share=self._share
+        )
+        self._rates = options.learning_rates(len(self._batches))
+        self._step = OptimizerStep(network, options)
+
+    @property
+    def network(self) -> RetinaNet:
+        """The network that is trained."""
+        return self._step.network
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What trains it."""
+        return self._step.optimizer
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What a training state holds besides the optimizer."""
-        return {"network": self.network, "average": self.average}
+        return {"network": self._step.network, "average": self._step.average}
 
     @property
     def averaged_network(self) -> RetinaNet:
         """The network to evaluate and keep."""
-        network = self.average.module
+        network = self._step.average.module
         assert isinstance(network, RetinaNet)
         return network.eval()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a training state holds besides tensors, as plain values."""
+        history = [dataclasses.asdict(record) for record in self.history]
+        return {"options": self.options.to_json(), "history": history, "step": self._step.state()}
+
+    def go_on(self, history: Sequence[EpochRecord], step: dict[str, Any]) -> None:
+        """Take up a run after `history`, once the first process has modules and optimizer as they were; `step` is that of `settings`."""
+        self.history = list(history)
+        self._step.load_state(step)
 
     def run(self, *, after_step: Callable[[], None], after_epoch: Callable[[Evaluation | None], None]) -> None:
         """Train from the epoch after the history's last to the end, calling `after_step` and `after_epoch`, which may end it by raising.
@@ -86,7 +110,8 @@ class Trainer:
         A step is one of training or a batch of an evaluation.
         """
         try:
-            for epoch in range(len(self.history) + 1, self.options.epochs + 1):
+            while not is_finished(self.history, self.options):
+                epoch = len(self.history) + 1
                 record, evaluation = self._train_epoch(epoch, after_step), None
                 if epoch % self.options.eval_every == 0 or epoch == self.options.epochs:
                     evaluation = self._evaluate(epoch, after_step)
@@ -94,93 +119,60 @@ class Trainer:
                 self.history.append(record)
                 print(_describe(record, self.options.epochs), flush=True)
                 after_epoch(evaluation)
+            if len(self.history) < self.options.epochs:
+                print(f"no better AP in {self.options.early_stopping} evaluations: stopped early", flush=True)
         finally:
             self._batches.close()
 
     def _evaluate(self, epoch: int, after_step: Callable[[], None]) -> Evaluation:
-        samples = self._dataset.val
-        detections = detect_samples(self.averaged_network, samples, self._input, self._nms, self.options.batch, after_step)
+        samples, network = self._dataset.val, self.averaged_network
+        copy_from_first(network)  # BatchNorm's statistics are those of each process's own images
+        images = max(self.options.batch // self._share.shares, 1)
+        detections = detect_samples(network, own_share(samples), self._input, self._nms, images, after_step)
+        detections = gather_shares(detections)
         return Evaluation(epoch, coco_metrics(samples, detections, self._dataset.classes), detections)
 
     def _train_epoch(self, epoch: int, after_step: Callable[[], None]) -> EpochRecord:
-        self._set_training_mode()
-        torch.manual_seed(self.options.seed + epoch)  # for backbones with dropout: a resumed run draws what an uninterrupted one does
-        started, steps = time.monotonic(), len(self._batches)
-        sums, rate = torch.zeros(2), 0.0
-        with Progress(f"epoch {epoch} of {self.options.epochs}", steps, "step") as progress:
-            for index, batch in enumerate(self._batches.epoch(epoch)):
-                rate = self._set_learning_rate((epoch - 1) * steps + index, steps)
-                losses = self._step(batch.to(self.device))
-                sums += losses
-                progress.advance(1, classes=losses[0].item(), boxes=losses[1].item())
+        options, steps = self.options, len(self._batches)
+        self._step.set_training_mode(self._batches.size // self._share.shares)
+        # For backbones with dropout: a resumed run draws what an uninterrupted one does.
+        torch.manual_seed(options.seed + epoch + _SEED_OF_PROCESS * self._share.rank)
+        started, scores, sums, rate = time.monotonic(), evaluated(self.history), torch.zeros(2), 0.0
+        with Progress(f"epoch {epoch} of {options.epochs}", steps, "step") as progress:
+            for index, parts in enumerate(self._batches.steps(epoch)):
+                rate = options.learning_rate * self._rates.fraction((epoch - 1) * steps + index, scores)
+                result = self._step.take(parts, rate)
+                if not result.finite:
+                    raise self._divergence(result, epoch, index)
+                sums += result.losses
+                progress.advance(1, classes=result.losses[0].item(), boxes=result.losses[1].item())
                 after_step()
         means = sums / steps
         return EpochRecord(epoch, means[0].item(), means[1].item(), rate, time.monotonic() - started)
 
-    def _set_training_mode(self) -> None:
-        """Train, but with fixed BatchNorm statistics where a batch is one image: in a map of one cell it has no variance."""
-        self.network.train()
-        for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(self._batches.size > 1)
-
-    def _step(self, batch: Batch) -> Tensor:
-        """Take one step and return the losses [2]. Raises RetinaNetEdgeError where they diverge, with weights and average untouched."""
-        class_logits, box_deltas = self.network(batch.images)
-        boxes, classes = batch.boxes_of_images(), batch.classes_of_images()
-        losses = compute_losses(class_logits, box_deltas, self.network.anchors, boxes, classes, LossSpec())
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
-        figures = torch.stack([losses.classes.detach(), losses.boxes.detach(), gradient]).cpu()
-        if not bool(torch.isfinite(figures).all()):
-            found = ", ".join(f"{figure:g}" for figure in figures.tolist())
-            raise RetinaNetEdgeError(
-                f"losses and gradient must be finite, got {found}: lower --lr (it is {self.options.learning_rate:g})"
-            )
-        self.optimizer.step()
-        self.average.update_parameters(self.network)
-        return figures[:2]
-
-    def _set_learning_rate(self, step: int, steps_per_epoch: int) -> float:
-        options = self.options
-        rate = options.learning_rate * learning_rate_factor(
-            step, round(options.warmup_epochs * steps_per_epoch), options.epochs * steps_per_epoch
+    def _divergence(self, result: StepResult, epoch: int, index: int) -> RetinaNetEdgeError:
+        found = ", ".join(f"{figure:g}" for figure in (*result.losses.tolist(), result.gradient))
+        names = [os.path.relpath(sample.path, self._dataset.root) for sample in self._batches.members(epoch, index)]
+        images = ", ".join(names[:_NAMED_IMAGES]) + (f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else "")
+        kept = f"epoch {epoch - 1} is kept" if epoch > 1 else "nothing is kept yet"
+        advice = f"lower --lr (it is {self.options.learning_rate:g})" + (
+            ", or give --precision bf16" if self.options.precision == "fp16" else ""
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        return RetinaNetEdgeError(
+            f"losses and gradient must be finite, got {found}: {advice}, or look at the images of batch {index + 1} of epoch {epoch}"
+            f" ({images}); {kept}"
+        )
 
 
-def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
-    """Return the fraction of the peak learning rate at `step`: a linear rise over `warmup_steps`, then half a cosine to 0.01."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
-    return _FINAL_LEARNING_RATE + (1 - _FINAL_LEARNING_RATE) * (1 + math.cos(math.pi * done)) / 2
+def evaluated(history: Sequence[EpochRecord]) -> list[float]:
+    """Return the AP of the epochs that were evaluated."""
+    return [record.ap for record in history if record.ap is not None and not math.isnan(record.ap)]
 
 
-def _running_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        young = (1 + float(count)) / (_AVERAGE_WARMUP + float(count))
-        for mean, value in zip(averaged, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - min(decay, young))
-            else:
-                mean.copy_(value)  # BatchNorm's step counter
-
-    return update
-
-
-def _make_optimizer(network: RetinaNet, options: TrainingOptions) -> torch.optim.Optimizer:
-    # Biases and norm scales are not decayed: pulling them to zero helps nothing and hurts the prior bias.
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=options.learning_rate)
+def is_finished(history: Sequence[EpochRecord], options: TrainingOptions) -> bool:
+    """Return whether a run with this history is at its end: at its last epoch, or without a better AP for too long."""
+    stopped = bool(options.early_stopping) and scores_since_best(evaluated(history)) >= options.early_stopping
+    return stopped or len(history) >= options.epochs
 
 
 def _describe(record: EpochRecord, epochs: int) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from retinanet_edge.runtime.errors import UserInputError
-from retinanet_edge.training.targets import BOX_VARIANCES, IGNORED, Matcher, decode, encode, match
+from retinanet_edge.training.targets import BOX_VARIANCES, IGNORED, Labels, Matcher, decode, encode, match
 
 BoxLoss = Literal["smooth_l1", "huber", "l1", "giou"]
 Normalizer = Literal["batch", "batch_or_zero", "image"]
@@ -110,9 +110,28 @@ def sum_losses(
     """
     anchors_xyxy = box_convert(anchors, "cxcywh", "xyxy")
     matches = torch.stack([match(anchors_xyxy, b, spec.matcher) for b in boxes])  # [N, A]
-    class_sums = _class_sums(class_logits.float(), matches, classes, spec)
+    class_sums = _class_sums(class_logits.float(), _class_targets(class_logits.float(), matches, classes), matches == IGNORED, spec)
     box_sums = _box_sums(box_deltas.float(), matches, anchors, boxes, spec)
     return LossSums(class_sums, box_sums, (matches >= 0).sum(dim=1))
+
+
+def sum_encoded_losses(class_logits: Tensor, box_outputs: Tensor, anchors: Tensor, labels: Labels, spec: LossSpec) -> LossSums:
+    """Return the sums of a batch whose labels a LabelEncoder has made: those of `sum_losses` where the encoder matches as the spec does.
+
+    class_logits [N, A, K]; box_outputs [N, A, 4], deltas over the spec's variances as the labels are; anchors [A, 4] (cx, cy, w, h).
+    """
+    logits, outputs = class_logits.float(), box_outputs.float()
+    image, anchor = (labels.classes >= 0).nonzero(as_tuple=True)
+    targets = torch.zeros_like(logits)
+    targets[image, anchor, labels.classes[image, anchor]] = 1
+    found, wanted = outputs[image, anchor], labels.boxes[image, anchor]
+    if spec.box_loss == "giou":
+        variances, at = outputs.new_tensor(spec.variances), anchors[anchor]
+        losses = box_loss(found * variances, decode(wanted * variances, at), at, spec)
+    else:
+        losses = delta_loss(found, wanted, spec)
+    box_sums = (outputs * 0).sum(dim=(1, 2)).index_add(0, image, losses)  # keeps the graph whole when no anchor is matched
+    return LossSums(_class_sums(logits, targets, labels.classes == IGNORED, spec), box_sums, (labels.classes >= 0).sum(dim=1))
 
 
 def normalize(sums: LossSums, spec: LossSpec, positives: Tensor | None = None) -> Losses:
@@ -148,16 +167,20 @@ def focal_loss(
     return weight * miss**gamma * F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
 
 
-def _class_sums(logits: Tensor, matches: Tensor, classes: Sequence[Tensor], spec: LossSpec) -> Tensor:
+def _class_targets(logits: Tensor, matches: Tensor, classes: Sequence[Tensor]) -> Tensor:
     targets = torch.zeros_like(logits)
     for image, (of_anchor, of_box) in enumerate(zip(matches, classes, strict=True)):
         positive = (of_anchor >= 0).nonzero()[:, 0]
         targets[image, positive, of_box[of_anchor[positive]]] = 1
+    return targets
+
+
+def _class_sums(logits: Tensor, targets: Tensor, ignored: Tensor, spec: LossSpec) -> Tensor:
     loss = focal_loss(
         logits, targets, alpha=spec.alpha, gamma=spec.gamma,
         label_smoothing=spec.label_smoothing, alpha_after_smoothing=spec.alpha_after_smoothing,
     )  # fmt: skip
-    return loss.sum(dim=2).masked_fill(matches == IGNORED, 0).sum(dim=1)
+    return loss.sum(dim=2).masked_fill(ignored, 0).sum(dim=1)
 
 
 def _box_sums(deltas: Tensor, matches: Tensor, anchors: Tensor, boxes: Sequence[Tensor], spec: LossSpec) -> Tensor:

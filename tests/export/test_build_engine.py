@@ -413,8 +413,8 @@ def test_an_interrupt_leaves_the_former_model(project: Project) -> None:
     before, card = int8_bytes(project), card_of(project)
     command = [sys.executable, str(ROOT / COMMAND), "--int8", "--recalibrate", "--images", "4"]
     with subprocess.Popen(command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not any(name.startswith(".model") for name in leftovers(project)):  # until it is well under way
-            assert process.poll() is None
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("calibrating")  # it is well under way
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert "interrupted" in refused(Finished(process.returncode, out, err), project, code=130)

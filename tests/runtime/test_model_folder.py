@@ -114,6 +114,7 @@ def test_the_temporary_file_keeps_the_suffix(tmp_path):
     with atomic_path(tmp_path / "curve.png") as temporary:
         assert temporary.suffix == ".png"
         assert temporary.parent == tmp_path
+        temporary.touch()
 
 
 def test_hashes_files_larger_than_a_block(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import shutil
 import signal
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from retinanet_edge.runtime.errors import run_command
 from retinanet_edge.training import train
@@ -123,3 +125,11 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def leave_unfinished(state: Path) -> None:
+    """Let a finished training state ask for one epoch more."""
+    with safe_open(state, "pt") as file:
+        training = json.loads(file.metadata()["training"])
+    training["settings"]["options"]["epochs"] += 1
+    save_file(load_file(state), state, {"training": json.dumps(training)})

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from retinanet_edge.runtime.dataset import Sample
-from retinanet_edge.runtime.errors import DatasetError
+from retinanet_edge.runtime.errors import DatasetError, UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.training.augment import Augmentation
-from retinanet_edge.training.data import Batch, TrainingBatches
+from retinanet_edge.training.data import Batch, Share, TrainingBatches
 from tests.training.conftest import FORKS
 
 AUGMENTED, FITTED = Augmentation(32, 48, 1.0), Augmentation(32, 48, 0.0)
@@ -114,6 +114,45 @@ def test_batches_have_the_asked_size_or_all_images(
     batches = TrainingBatches(samples[:count], AUGMENTED, seed=0, batch=batch, workers=0)
     assert [len(b.images) for b in batches.epoch(1)] == expected
     assert (batches.size, len(batches)) == (expected[0], len(expected))
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 2), (2, 2)])
+def test_shares_together_are_the_batches_of_one_process(processes: int, parts: int, samples: list[Sample]) -> None:
+    alone = epoch(samples, batch=4)
+    shared = [
+        list(TrainingBatches(samples, AUGMENTED, seed=0, batch=4, workers=0, share=Share(rank, processes, parts)).steps(1))
+        for rank in range(processes)
+    ]
+    assert [len(steps) for steps in shared] == [2] * processes
+    for index, whole in enumerate(alone):
+        cut = [shared[rank][index][part] for part in range(parts) for rank in range(processes)]
+        assert torch.equal(torch.cat([batch.images for batch in cut]), whole.images)
+        assert torch.equal(torch.cat([batch.boxes for batch in cut]), whole.boxes)
+        assert [count for batch in cut for count in batch.counts] == whole.counts
+
+
+def test_members_are_the_samples_of_a_batch(samples: list[Sample]) -> None:
+    batches = TrainingBatches(samples, FITTED, seed=0, batch=2, workers=0, share=Share(1, 2))
+    members = [batches.members(2, index) for index in range(len(batches))]
+    for batch, named in zip(batches.epoch(2), members, strict=True):
+        assert len(named) == 2
+        assert batch.classes.tolist() == named[1].classes.tolist()  # the second process's half
+
+
+@pytest.mark.parametrize(("batch", "share", "expected"), [
+    (8, Share(0, 2), 4), (8, Share(0, 1, 4), 4), (5, Share(), 5), (8, Share(), 5), (4, Share(0, 4), 4),
+])  # fmt: skip
+def test_a_batch_is_no_larger_than_the_data_and_divides_evenly(batch: int, share: Share, expected: int) -> None:
+    assert share.even_batch(batch, 5) == expected
+
+
+def test_a_batch_that_cannot_be_cut_names_the_nearest() -> None:
+    with pytest.raises(UserInputError, match=r"2 x 3, got 8: give 6 or 12"):
+        Share(0, 2, 3).even_batch(8, 100)
+    with pytest.raises(UserInputError, match=r"got 2: give 3$"):
+        Share(0, 1, 3).even_batch(2, 100)
+    with pytest.raises(UserInputError, match=r"5 training images cannot be cut"):
+        Share(0, 2, 3).even_batch(6, 5)
 
 
 def test_without_augmentation_the_input_is_the_letterboxed_image(samples: list[Sample]) -> None:

@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,10 @@ from torch import Tensor, nn
 from retinanet_edge.runtime.dataset import read_dataset
 from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.model_card import InputSpec, NetworkSpec, NmsSpec
-from retinanet_edge.training.loop import Evaluation, Trainer, learning_rate_factor
+from retinanet_edge.training.loop import EpochRecord, Evaluation, Trainer, is_finished
 from retinanet_edge.training.model import build_network
 from retinanet_edge.training.options import TrainingOptions
+from retinanet_edge.training.schedules import Schedule
 from tests.training.conftest import options
 
 
@@ -33,26 +33,13 @@ def state(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def test_learning_rate_by_hand() -> None:
-    factors = [learning_rate_factor(step, 4, 12) for step in range(12)]
-    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])  # (step + 1) / (4 + 1)
-    # Half a cosine over the 8 steps left: 0.01 + 0.99 * (1 + cos(pi * done)) / 2, at 4 of 8 and 7 of 8.
-    assert factors[8] == pytest.approx(0.01 + 0.99 / 2)
-    assert factors[11] == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 7 / 8)) / 2)
-    assert factors[4:] == sorted(factors[4:], reverse=True)
-
-
-@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 5), (5, 5), (9, 5)])
-def test_learning_rate_of_short_runs_stays_in_range(warmup: int, steps: int) -> None:
-    assert all(0 < learning_rate_factor(step, warmup, steps) <= 1 for step in range(steps))
-
-
 def test_steps_take_the_learning_rate_of_the_schedule(data: Path) -> None:
     trainer = make_trainer(data, options(epochs=3, batch=4, learning_rate=1e-3, eval_every=9))
     rates: list[float] = []
     trainer.run(after_step=lambda: rates.append(trainer.optimizer.param_groups[1]["lr"]), after_epoch=nothing)
     # 10 images in batches of 4: 3 steps an epoch, the first epoch warms up; then one step for the evaluation's 4 images.
-    assert rates[:9] == pytest.approx([1e-3 * learning_rate_factor(step, 3, 9) for step in range(9)])
+    schedule = Schedule("cosine", 3, 3, warmup_epochs=1.0)
+    assert rates[:9] == pytest.approx([1e-3 * schedule.fraction(step) for step in range(9)])
     assert [record.learning_rate for record in trainer.history] == pytest.approx([rates[2], rates[5], rates[8]])
 
 
@@ -72,6 +59,27 @@ def test_the_running_average_by_hand(data: Path) -> None:
     assert averaged["pyramid.norms.0.num_batches_tracked"] == 3
 
 
+def test_a_plateau_lowers_the_rate_of_the_epochs_after_it(data: Path) -> None:
+    # At a rate of 1e-9 the AP stays 0: the first evaluation is the best, the second the only one that is waited for.
+    trainer = make_trainer(data, options(epochs=4, learning_rate=1e-9, eval_every=1, schedule="plateau", patience=1, warmup_epochs=0))
+    trainer.run(after_step=nothing, after_epoch=nothing)
+    assert [record.learning_rate for record in trainer.history] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11])
+
+
+def test_a_run_that_gains_nothing_ends_early(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(data, options(epochs=9, learning_rate=1e-9, eval_every=1, early_stopping=2))
+    trainer.run(after_step=nothing, after_epoch=nothing)
+    assert len(trainer.history) == 3  # the first is the best of three equal ones
+    assert "no better AP in 2 evaluations: stopped early" in capsys.readouterr().out
+
+
+def test_a_run_is_finished_at_its_last_epoch_or_early() -> None:
+    history = [EpochRecord(epoch, 1.0, 1.0, 0.1, 1.0, ap) for epoch, ap in ((1, None), (2, 0.5), (3, None), (4, 0.4), (5, 0.3))]
+    assert [is_finished(history, options(epochs=epochs)) for epochs in (5, 6)] == [True, False]
+    assert [is_finished(history, options(epochs=9, early_stopping=count)) for count in (0, 1, 2, 3)] == [False, True, True, False]
+    assert not is_finished([], options(early_stopping=1))
+
+
 def test_evaluation_is_of_the_averaged_network_and_leaves_training_as_it_is(data: Path) -> None:
     evaluations: list[Evaluation | None] = []
     trainer = make_trainer(data, options(epochs=3, eval_every=2))
@@ -86,9 +94,13 @@ def test_evaluation_is_of_the_averaged_network_and_leaves_training_as_it_is(data
 def test_a_diverging_run_ends_with_its_weights_as_they_were(data: Path) -> None:
     trainer = make_trainer(data, options(epochs=9, optimizer="sgd", learning_rate=1e30, warmup_epochs=0))
     seen = []
-    with pytest.raises(RetinaNetEdgeError, match=r"must be finite, got .*: lower --lr \(it is 1e\+30\)"):
+    with pytest.raises(RetinaNetEdgeError, match=r"must be finite, got .*: lower --lr \(it is 1e\+30\)") as caught:
         trainer.run(after_step=lambda: seen.append(state(trainer.network)), after_epoch=nothing)
     assert seen
+    steps = len(seen)  # of 3 in each epoch
+    names = [f"train/{sample.path.name}" for sample in trainer._batches.members(steps // 3 + 1, steps % 3)]
+    assert f"the images of batch {steps % 3 + 1} of epoch {steps // 3 + 1} ({', '.join(names)})" in str(caught.value)
+    assert len(names) == 4
     assert all(torch.equal(value, seen[-1][name]) for name, value in trainer.network.state_dict().items() if name.endswith("weight"))
 
 

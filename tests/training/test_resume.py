@@ -1,5 +1,6 @@
 """Runs that are interrupted, cut off or refused the disk, and how they go on."""
 
+import csv
 import errno
 import json
 import multiprocessing
@@ -17,29 +18,32 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from retinanet_edge.runtime.model_folder import data_of_card, read_card
 from retinanet_edge.training import keeper
 from retinanet_edge.training.checkpoint import load_network
 from tests.conftest import ROOT, SMALL_NETWORK
-from tests.training.conftest import FORKS, AfterEpoch, TrainCommand, contents, same_tensors, same_weights
+from tests.training.conftest import FORKS, AfterEpoch, TrainCommand, contents, leave_unfinished, same_tensors, same_weights
+
+
+def figures(folder: Path) -> list[dict[str, str]]:
+    """Return the lines of a run's history, without the time they took."""
+    rows = csv.DictReader((folder / "report" / "training.csv").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def end_here(_: Path) -> None:
     raise KeyboardInterrupt
 
 
-def leave_unfinished(state: Path) -> None:
-    """Let a finished training state ask for one epoch more."""
-    with safe_open(state, "pt") as file:
-        training = json.loads(file.metadata()["training"])
-    training["settings"]["options"]["epochs"] += 1
-    save_file(load_file(state), state, {"training": json.dumps(training)})
+EVERYTHING = (
+    "--precision", "fp16", "--accumulate", 2, "--schedule", "plateau", "--patience", 1, "--eval-every", 1, "--early-stopping", 9,
+    "--freeze", 2, "--clip-norm", 1, "--box-loss", "giou",
+)  # fmt: skip
 
 
 @FORKS
-@pytest.mark.parametrize("more", [("--workers", 2), ("--optimizer", "sgd", "--lr", 0.01)])
+@pytest.mark.parametrize("more", [("--workers", 2), ("--optimizer", "sgd", "--lr", 0.01), EVERYTHING])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_resuming_gives_what_an_uninterrupted_run_gives(
     command: TrainCommand, data: Path, more: tuple[object, ...], epoch: int, after_epoch: AfterEpoch
@@ -53,6 +57,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
     assert f"resuming after epoch {epoch} of 4" in resumed.out
     for name in ("weights.safetensors", "last.safetensors"):
         assert same_tensors(cut / name, whole / name)
+    assert figures(cut) == figures(whole)
     assert not same_weights(command.folder / "before", whole)
 
 
@@ -120,6 +125,27 @@ def test_resuming_finds_data_that_moved_where_it_is_told(command: TrainCommand, 
     assert found.code == 0, found.err
     cut = command.folder / "cut"
     assert data_of_card(cut, read_card(cut)) == command.folder / "there"
+
+
+def test_a_resume_with_other_settings_says_which(command: TrainCommand, trained: Path) -> None:
+    leave_unfinished(trained / "last.safetensors")
+    before = contents(trained)
+    done = command("--resume", "--model", trained, "--batch", 8, "--lr", 0.25, "--input", "96x64", "--seed", 0)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "batch is 4, not 8" in done.err
+    assert "learning_rate is 0.0005, not 0.25" in done.err
+    assert "input_height is 64, not 96" in done.err
+    assert "input_width" not in done.err
+    assert "seed" not in done.err  # given, but the same
+    assert contents(trained) == before
+    assert command("--resume", "--model", trained, "--batch", 4, "--workers", 0, "--device", "cpu").code == 0
+
+
+def test_a_run_that_stopped_early_is_not_resumed(command: TrainCommand, data: Path) -> None:
+    done = command.new(data, "model", "--epochs", 9, "--lr", 1e-9, "--eval-every", 1, "--early-stopping", 1)
+    assert (done.code, "stopped early" in done.out) == (0, True)
+    again = command("--resume", "--model", "model")
+    assert (again.code, "trained to its end (2 epochs)" in again.err) == (2, True)
 
 
 def test_resuming_on_changed_data_is_refused(command: TrainCommand, data: Path, trained: Path) -> None:

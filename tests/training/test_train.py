@@ -2,15 +2,19 @@
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from retinanet_edge.runtime.errors import ModelFolderError
 from retinanet_edge.runtime.model_folder import data_of_card, locked, read_card
 from retinanet_edge.training.checkpoint import load_network
+from retinanet_edge.training.step import OptimizerStep, StepResult
 from tests.conftest import SMALL_NETWORK
 from tests.training.conftest import FORKS, AfterEpoch, TrainCommand, contents, same_weights
 
@@ -105,6 +109,17 @@ def test_a_model_is_replaced_when_there_is_another_not_before(command: TrainComm
     assert not (trained / "model.onnx").exists()
 
 
+def test_a_folder_of_other_things_is_refused_and_stays(command: TrainCommand, data: Path) -> None:
+    for name in ("report/thesis.txt", "model_best.engine"):
+        (command.folder / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (command.folder / "project" / name).write_text("mine")
+    before = contents(command.folder / "project")
+    for more in ((), ("--replace",)):
+        done = command.new(data, "project", "--epochs", 1, *more)
+        assert (done.code, "which holds model_best.engine" in done.err) == (2, True)
+    assert contents(command.folder / "project") == before
+
+
 # First weights
 
 
@@ -132,6 +147,15 @@ def test_weights_of_timms_model_fill_the_backbone(command: TrainCommand, data: P
     assert not (command.folder / "never").exists()
 
 
+# Flags that end up in the card
+
+
+def test_thresholds_from_end_to_end(command: TrainCommand, data: Path) -> None:
+    done = command.new(data, "model", "--epochs", 1, "--foreground-iou", 0.9, "--background-iou", 0.1, "--nms-iou", 0.7)
+    assert done.code == 0, done.err
+    assert read_card(command.folder / "model").nms.iou_threshold == 0.7
+
+
 # What goes wrong
 
 
@@ -144,6 +168,15 @@ def test_weights_of_timms_model_fill_the_backbone(command: TrainCommand, data: P
     (["--device", "cuda:99"], "--device"),
     (["--anchor-scales", "1,x"], "number"),
     (["--lr", "nan"], "number"),
+    (["--foreground-iou", "0.3"], "background 0.4 and foreground 0.3"),
+    (["--foreground-iou", "1.5"], "at most 1"),
+    (["--nms-iou", "0"], "positive"),
+    (["--label-smoothing", "1"], "label smoothing"),
+    (["--schedule", "linear"], "plateau"),
+    (["--precision", "int8"], "bf16"),
+    (["--box-loss", "iou"], "giou"),
+    (["--accumulate", "3"], "give 3 or 6"),
+    (["--batch", "12", "--accumulate", "12"], "10 training images cannot be cut"),
     (["--seed", "99999999999999999999"], "--seed"),
 ])  # fmt: skip
 def test_wrong_values_are_refused_in_a_line_and_leave_nothing(
@@ -159,6 +192,26 @@ def test_a_diverging_run_says_what_to_lower(command: TrainCommand, data: Path) -
     done = command.new(data, "wild", "--epochs", 2, "--lr", "1e30", "--optimizer", "sgd", "--warmup", 0)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "--lr" in done.err
+    assert re.search(r"the images of batch \d of epoch 1 \((train/\d\.png, ){3}train/\d\.png\); nothing is kept yet", done.err)
+
+
+def test_a_run_that_diverges_later_keeps_its_last_good_epoch(command: TrainCommand, data: Path, after_epoch: AfterEpoch) -> None:
+    kept = []
+
+    def poison(folder: Path) -> None:
+        kept.append(contents(folder))
+        monkeypatch.setattr(OptimizerStep, "take", lambda *_: StepResult(torch.tensor([math.nan, 1.0]), 1.0, finite=False))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        after_epoch(1, poison)
+        done = command.new(data, "model", "--epochs", 3)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "got nan, 1, 1" in done.err
+    assert "epoch 1 is kept" in done.err
+    after = contents(command.folder / "model")
+    assert {name: after[name] for name in ("weights.safetensors", "last.safetensors", "card.json")} == {
+        name: kept[0][name] for name in ("weights.safetensors", "last.safetensors", "card.json")
+    }
 
 
 def test_two_runs_do_not_write_one_folder(command: TrainCommand, data: Path, trained: Path) -> None:

@@ -1,0 +1,37 @@
+"""Weights that are published as a PyTorch file under the hash of its content: fetched once, checked, read without running code."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.request
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.model_folder import file_sha256
+
+_SECONDS = 5.0  # for the server to answer at all
+
+
+def read_published(url: str) -> dict[str, Tensor]:
+    """Return the tensors of a file that its publisher named by its SHA-256 (name-12345678.pth), fetched once into torch.hub's cache.
+
+    Nothing but tensors is unpickled. Raises UserInputError for a server that does not answer and for a file of another hash.
+    """
+    name = url.rpartition("/")[2]
+    sha256 = name.rpartition("-")[2].partition(".")[0]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS).close()
+            torch.hub.download_url_to_file(url, str(file), sha256)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserInputError(f"{url} cannot be had ({reason}): bring it as {file}, or give --weights imagenet or none") from None
+    if not file_sha256(file).startswith(sha256):
+        raise UserInputError(f"{file} must have a SHA-256 that begins with {sha256}: remove it, and run again or bring the whole file")
+    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return tensors
