@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 # Exit codes of every command; 130 is the shell's own for a process ended by Ctrl-C.
 EXIT_DONE, EXIT_FAILED, EXIT_USER_INPUT, EXIT_VERDICT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -64,7 +65,23 @@ class VerdictError(RetinaNetEdgeError):
 
 def run_command(main: Callable[[], None]) -> int:
     """Run a command's `main` and return its exit code, turning errors users can cause into one line on stderr."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does: nothing half-written, exit code 130
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM ends a command as Ctrl-C does: nothing half-written, exit code 130
+        signal.signal(number, interrupt)
+    try:
+        return _run(main)
+    except (ImportError, RuntimeError, SystemError):
+        if not interrupts:  # compiled libraries turn a KeyboardInterrupt into errors of their own, above all while they load
+            raise
+        return _report("interrupted", EXIT_INTERRUPTED)
+
+
+def _run(main: Callable[[], None]) -> int:
     try:
         main()
     except RetinaNetEdgeError as error:

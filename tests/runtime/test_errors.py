@@ -99,3 +99,15 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
         command.stdout.close()
         assert command.stderr.read() == ""
         assert command.wait() == 128 + signal.SIGPIPE  # as the shell reports a process that SIGPIPE ended
+
+
+@pytest.mark.parametrize("raised", ["ImportError('initialization failed')", "RuntimeError('stopped')"])
+def test_an_interrupt_that_a_library_swallowed_is_one_all_the_same(raised):
+    # As compiled modules do while they load.
+    program = (
+        "import os, signal, sys\nfrom retinanet_edge.runtime.errors import run_command\n"
+        "def main():\n try:\n  os.kill(os.getpid(), signal.SIGINT)\n  signal.pause()\n"
+        f" except KeyboardInterrupt:\n  raise {raised} from None\nsys.exit(run_command(main))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
