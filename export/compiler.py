@@ -38,7 +38,7 @@ class BuildOptions:
     """How an engine is built.
 
     max_batch: the most images of one call. typical_batch: what it is tuned for, None for max_batch. workspace_mib: most scratch
-    memory of a layer, MiB. optimization_level: 0..5, None for TensorRT's own; from TensorRT 8.6 on. library_kernels: let
+    memory of a layer, MiB. optimization_level: 0..5, None for TensorRT's own; from TensorRT 8.6 on. external_tactics: let
     TensorRT 8 and 9 also choose kernels of cuBLAS and cuDNN, for hundreds of MB of memory; later ones never do. timing_cache:
     file that remembers measured kernels, None for the model folder's. verbose: show TensorRT's messages. Raises ValueError for
     values out of range.
@@ -49,7 +49,7 @@ class BuildOptions:
     typical_batch: int | None = None
     workspace_mib: int = 2048
     optimization_level: int | None = None
-    library_kernels: bool = False
+    external_tactics: bool = False
     timing_cache: Path | None = None
     verbose: bool = False
 
@@ -184,7 +184,7 @@ def _configure(config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     if options.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    if int(trt.__version__.split(".")[0]) < 10 and not options.library_kernels:
+    if int(trt.__version__.split(".")[0]) < 10 and not options.external_tactics:
         sources = config.get_tactic_sources()
         for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
             sources &= ~(1 << int(getattr(trt.TacticSource, name)))

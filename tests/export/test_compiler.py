@@ -56,7 +56,7 @@ def test_the_file_name_changes_with_what_shapes_the_engine_and_with_nothing_else
 
     same = [OPTIONS, replace(OPTIONS, verbose=True), replace(OPTIONS, timing_cache=Path("elsewhere"))]
     other = [replace(OPTIONS, max_batch=8), replace(OPTIONS, typical_batch=1), replace(OPTIONS, workspace_mib=64),
-             replace(OPTIONS, optimization_level=3), replace(OPTIONS, library_kernels=True)]  # fmt: skip
+             replace(OPTIONS, optimization_level=3), replace(OPTIONS, external_tactics=True)]  # fmt: skip
     assert len({name(options) for options in same}) == 1
     assert len({name(options) for options in [OPTIONS, *other]}) == 1 + len(other)
 

@@ -42,6 +42,23 @@ def options(**changes: Any) -> TrainingOptions:
     return dataclasses.replace(SMALL_OPTIONS, **changes)
 
 
+def run_in_process(main: Callable[[], None], folder: Path, *typed: object) -> Finished:
+    """Run a command's main in a folder, with what a person would type; signals are handled as before when it ends."""
+    out, err = io.StringIO(), io.StringIO()
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [*map(str, typed)])
+        try:
+            code: Any = run_command(main)
+        except SystemExit as ended:  # argparse
+            code = ended.code
+        finally:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
+    return Finished(int(code), out.getvalue(), err.getvalue())
+
+
 class TrainCommand:
     """Runs training/train.py's main in a folder, with what a person would type."""
 
@@ -49,17 +66,7 @@ class TrainCommand:
         self.folder = folder
 
     def __call__(self, *arguments: object) -> Finished:
-        out, err, usual = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-            try:
-                code: Any = run_command(train.main)
-            except SystemExit as ended:  # argparse
-                code = ended.code
-            finally:
-                signal.signal(signal.SIGTERM, usual)
-        return Finished(int(code), out.getvalue(), err.getvalue())
+        return run_in_process(train.main, self.folder, "train.py", *arguments)
 
     def new(self, data: Path, model: Path | str, *more: object) -> Finished:
         """Train a new, very small model."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +13,6 @@ import pytest
 from retinanet_edge.runtime.boxes import iou
 from retinanet_edge.runtime.coco import coco_metrics
 from retinanet_edge.runtime.dataset import read_dataset
-from retinanet_edge.runtime.errors import run_command
 from retinanet_edge.runtime.model_folder import read_card
 from retinanet_edge.training import evaluate
 from retinanet_edge.training.anchor_coverage import AnchorCoverage
@@ -27,7 +21,7 @@ from retinanet_edge.training.predict import detect_samples
 from retinanet_edge.training.weights_accuracy import describe_coverage
 from tests import squares
 from tests.conftest import SMALL_NETWORK, Finished
-from tests.training.conftest import TrainCommand, contents
+from tests.training.conftest import TrainCommand, contents, run_in_process
 
 Evaluate = Callable[..., Finished]
 
@@ -54,17 +48,7 @@ def evaluate_command(trained: Path) -> Evaluate:
     """The command on a copy of the trained model."""
 
     def call(*arguments: object) -> Finished:
-        out, err, usual = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.chdir(trained.parent)
-            patch.setattr(sys, "argv", ["evaluate.py", "--model", str(trained), "--device", "cpu", *map(str, arguments)])
-            try:
-                code: Any = run_command(evaluate.main)
-            except SystemExit as ended:  # argparse
-                code = ended.code
-            finally:
-                signal.signal(signal.SIGTERM, usual)
-        return Finished(int(code), out.getvalue(), err.getvalue())
+        return run_in_process(evaluate.main, trained.parent, "evaluate.py", "--model", trained, "--device", "cpu", *arguments)
 
     return call
 
