@@ -15,14 +15,17 @@ from typing import Any, Literal
 from retinanet_edge.runtime.card_decoding import decode
 from retinanet_edge.runtime.errors import ModelFolderError
 
-SCHEMA_VERSION = 2
-# What version 2 states and version 1 could not, with what every model of version 1 is.
-_ABSENT_IN_VERSION_1: dict[str, dict[str, Any]] = {
-    "network": {"p6_from": "P5", "tensorflow_padding": False, "box_variances": [0.1, 0.1, 0.2, 0.2]},
-    "anchors": {
-        "ratio_is": "h/w", "outer": "ratio", "offset": 0.5, "whole_sizes": False, "whole_corners": False, "strides_of_grid": False,
-        "clip": False,
+SCHEMA_VERSION = 3
+# What the version after each states and it could not, with what every model of that version is.
+_ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
+    1: {
+        "network": {"p6_from": "P5", "tensorflow_padding": False, "box_variances": [0.1, 0.1, 0.2, 0.2]},
+        "anchors": {
+            "ratio_is": "h/w", "outer": "ratio", "offset": 0.5, "whole_sizes": False, "whole_corners": False, "strides_of_grid": False,
+            "clip": False,
+        },
     },
+    2: {"training": {"profile": "default", "foreground_iou": 0.5, "background_iou": 0.4}},
 }  # fmt: skip
 
 # What an engine file holds. The network runs at this precision; decode and NMS are always FP32.
@@ -123,7 +126,10 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How the weights came to be. `best_epoch` (from 1) is the one whose weights the folder holds."""
+    """How the weights came to be. `best_epoch` (from 1) is the one whose weights the folder holds.
+
+    `profile`: whose rules were followed. An anchor was an object from `foreground_iou` on, background below `background_iou`.
+    """
 
     weights_sha256: str
     start: str
@@ -131,6 +137,9 @@ class TrainingRecord:
     best_epoch: int
     seed: int
     torch: str
+    profile: str = "default"
+    foreground_iou: float = 0.5
+    background_iou: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -270,8 +279,8 @@ class ModelCard:
 def card_from_json(text: str, source: str) -> ModelCard:
     """Return the card in `text`; `source` names the file in messages.
 
-    A card of version 1 comes back as one of today's. Raises ModelFolderError for text that is not JSON, a newer schema, and fields that
-    are missing, unknown or of the wrong type.
+    A card of an earlier version comes back as one of today's. Raises ModelFolderError for text that is not JSON, a newer schema, and
+    fields that are missing, unknown or of the wrong type.
     """
     remedy = "train again, or take card.json from a backup"
     try:
@@ -281,8 +290,8 @@ def card_from_json(text: str, source: str) -> ModelCard:
     if not isinstance(data, dict):
         raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
     version = data.get("schema_version")
-    if version == 1:
-        data, version = _from_version_1(data), SCHEMA_VERSION
+    while isinstance(version, int) and version in _ABSENT_IN_VERSION:
+        data, version = _to_next_version(data, version), version + 1
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "update retinanet-edge" if newer else remedy
@@ -295,8 +304,7 @@ def card_from_json(text: str, source: str) -> ModelCard:
     return card
 
 
-def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    sections = {
-        name: {**absent, **data[name]} for name, absent in _ABSENT_IN_VERSION_1.items() if isinstance(data.get(name), dict)
-    }
-    return {**data, **sections, "schema_version": SCHEMA_VERSION}
+def _to_next_version(data: dict[str, Any], version: int) -> dict[str, Any]:
+    absent = _ABSENT_IN_VERSION[version]
+    sections = {name: {**fields, **data[name]} for name, fields in absent.items() if isinstance(data.get(name), dict)}
+    return {**data, **sections, "schema_version": version + 1}

@@ -3,43 +3,150 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from retinanet_edge.runtime.dataset import Dataset
 from retinanet_edge.runtime.errors import UserInputError
-from retinanet_edge.runtime.model_card import InputSpec, ModelCard, NetworkSpec, TrainingRecord
+from retinanet_edge.runtime.model_card import InputSpec, ModelCard, TrainingRecord
 from retinanet_edge.runtime.model_folder import CARD_FILE, read_card
-from retinanet_edge.training.backbones import make_backbone
+from retinanet_edge.training.backbones import Backbone, make_backbone
 from retinanet_edge.training.checkpoint import load_timm_weights, load_weights, read_tensors
 from retinanet_edge.training.model import RetinaNet
 from retinanet_edge.training.options import TrainingOptions
+from retinanet_edge.training.presets import resolve
+from retinanet_edge.training.published_file import read_torch_file
+from retinanet_edge.training.torchvision_weights import (
+    Version,
+    fetch_torchvision_retinanet,
+    is_torchvision_retinanet,
+    load_torchvision_backbone,
+    load_torchvision_retinanet,
+    torchvision_anchors_per_cell,
+    torchvision_network_spec,
+)  # fmt: skip
 
 _NEW_CLASS_LAYER = "class_head.predict."  # all that depends on the class list
+_NAMED_CLASSES = 8  # in the line that says which outputs came with the weights
 
 
-def new_network(options: TrainingOptions, dataset: Dataset) -> tuple[RetinaNet, ModelCard]:
-    """Return the network with its first weights, and its card. Raises UserInputError where the weights do not fit or cannot be had."""
+@dataclass(frozen=True)
+class _Start:
+    """A backbone, tensors that are still to be loaded, and where both are from; not `pretrained` for random weights."""
+
+    backbone: Backbone
+    origin: str
+    tensors: Mapping[str, Tensor] | None = None
+    pretrained: bool = True
+
+
+def new_network(options: TrainingOptions, dataset: Dataset) -> tuple[RetinaNet, ModelCard, bool]:
+    """Return the network with its first weights, its card, and whether the backbone's weights are trained ones.
+
+    Raises UserInputError where the weights do not fit or cannot be had.
+    """
     torch.manual_seed(options.seed)
-    file = None if options.weights in ("auto", "imagenet", "none") else Path(options.weights)
-    backbone, start = make_backbone(options.backbone, "none" if file else options.weights)
-    spec = NetworkSpec(options.backbone, options.fpn_channels, options.head_channels, options.head_depth, options.norm)
-    input_spec = InputSpec(options.input_height, options.input_width, backbone.info.mean, backbone.info.std)
-    network = RetinaNet(backbone, spec, input_spec, options.anchors, len(dataset.classes))
-    if file:
-        start = str(file)
-        _start_from_file(network, file, dataset.classes, options.new_classes)
+    start = _find_weights(options)
+    spec, info = options.network, start.backbone.info
+    input_spec = InputSpec(options.input_height, options.input_width, info.mean, info.std)
+    network = RetinaNet(
+        start.backbone, spec, input_spec, options.anchors, len(dataset.classes), kernel_initializer=options.semantics.kernel_initializer
+    )
+    origin = start.origin
+    if start.tensors is not None:
+        origin += _load(network, options, start, dataset.classes)
     card = ModelCard(dataset.classes, input_spec, options.anchors, spec, nms=options.nms)
-    record = TrainingRecord("", start, options.epochs, 0, options.seed, torch.__version__)
-    return network, dataclasses.replace(card, training=record)
+    record = TrainingRecord(
+        "", origin, options.epochs, 0, options.seed, torch.__version__, options.profile, options.foreground_iou, options.background_iou
+    )
+    return network, dataclasses.replace(card, training=record), start.pretrained
 
 
-def _start_from_file(network: RetinaNet, file: Path, classes: tuple[str, ...], new_classes: bool) -> None:
-    tensors = read_tensors(file)
-    if not any(key.startswith("backbone.") for key in tensors):
-        load_timm_weights(network.backbone.published, tensors, str(file))
-        return
+def _find_weights(options: TrainingOptions) -> _Start:
+    if options.weights == "none":
+        return _Start(Backbone(options.backbone), "none", pretrained=False)
+    if options.weights == "auto":
+        return _best_available(options)
+    if options.weights == "imagenet":
+        return _Start(make_backbone(options.backbone, "imagenet")[0], "imagenet")
+    if options.weights == "coco":
+        return _trained_on_coco(options)
+    file = Path(options.weights)
+    tensors = read_torch_file(file) if file.suffix in (".pt", ".pth") else read_tensors(file)
+    return _Start(Backbone(options.backbone), str(file), tensors)
+
+
+def _best_available(options: TrainingOptions) -> _Start:
+    """Return the first that can be had of COCO's, for a ResNet50, and ImageNet's, and say in one line what could not."""
+    missing = []
+    for find in ([_trained_on_coco] if _is_resnet50(options.backbone) else []) + [_trained_on_imagenet]:
+        try:
+            start = find(options)
+        except UserInputError as error:
+            missing.append(str(error).rpartition("): ")[0] + ")")  # without its advice
+            continue
+        if missing:
+            print(f"{'; '.join(missing)}: starting from {start.origin}", file=sys.stderr)
+        return start
+    print(f"{'; '.join(missing)}: starting from random weights", file=sys.stderr)
+    return _Start(Backbone(options.backbone), f"none ({len(missing)} trained could not be had)", pretrained=False)
+
+
+def _trained_on_imagenet(options: TrainingOptions) -> _Start:
+    return _Start(make_backbone(options.backbone, "imagenet")[0], "imagenet")
+
+
+def _trained_on_coco(options: TrainingOptions) -> _Start:
+    """Return torchvision's RetinaNet: of the form of the profile, else the better one."""
+    if not _is_resnet50(options.backbone):
+        raise UserInputError(
+            f"--weights coco must go into a resnet50, got --backbone {options.backbone}: give --weights imagenet, or that backbone"
+        )
+    version: Version = "v1" if options.profile == "torchvision" else "v2"
+    tensors = fetch_torchvision_retinanet(version)
+    return _Start(Backbone(options.backbone), f"COCO weights of torchvision's RetinaNet {version}", tensors)
+
+
+def _is_resnet50(backbone: str) -> bool:
+    return (resolve(backbone).timm or "").partition(".")[0] == "resnet50"
+
+
+def _load(network: RetinaNet, options: TrainingOptions, start: _Start, classes: tuple[str, ...]) -> str:
+    """Load what was found, and return what is to be said of how much it was."""
+    assert start.tensors is not None
+    if is_torchvision_retinanet(start.tensors):
+        how_much = _start_from_torchvision(network, options, start.tensors, classes, start.origin)
+        print(f"{start.origin}{how_much}", flush=True)
+        return how_much
+    if any(key.startswith("backbone.") for key in start.tensors):
+        _start_from_own(network, start.tensors, Path(start.origin), classes, options.new_classes)
+    else:
+        load_timm_weights(network.backbone.published, dict(start.tensors), start.origin)
+    return ""
+
+
+def _start_from_torchvision(
+    network: RetinaNet, options: TrainingOptions, tensors: Mapping[str, Tensor], classes: tuple[str, ...], source: str
+) -> str:
+    theirs, ours = torchvision_network_spec(tensors, source), options.network
+    same_form = dataclasses.replace(theirs, backbone=ours.backbone, box_variances=ours.box_variances) == ours
+    if not same_form or torchvision_anchors_per_cell(tensors) != options.anchors.per_cell:
+        load_torchvision_backbone(network.backbone, tensors, source)
+        profile = "torchvision_v2" if theirs.norm == "group" else "torchvision"
+        return f", backbone only (pyramid and heads are of another form: --profile {profile} takes them too)"
+    kept = load_torchvision_retinanet(network, tensors, classes, source)
+    named = ", ".join(kept[:_NAMED_CLASSES]) + (", ..." if len(kept) > _NAMED_CLASSES else "")
+    return f", with the outputs of {len(kept)} of {len(classes)} classes" + (f" ({named})" if kept else "")
+
+
+def _start_from_own(
+    network: RetinaNet, tensors: Mapping[str, Tensor], file: Path, classes: tuple[str, ...], new_classes: bool
+) -> None:
     if new_classes:
         own = network.state_dict()
         tensors = {key: own[key] if key.startswith(_NEW_CLASS_LAYER) else value for key, value in tensors.items()}
@@ -50,4 +157,4 @@ def _start_from_file(network: RetinaNet, file: Path, classes: tuple[str, ...], n
                 f"the classes must be those of {file}, {list(former)}, got {list(classes)}: "
                 "give --new-classes to keep everything but the last class layer"
             )
-    load_weights(network, tensors, str(file))
+    load_weights(network, dict(tensors), str(file))

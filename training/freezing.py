@@ -42,6 +42,17 @@ def freeze_stages(backbone: Backbone, count: int) -> list[nn.Module]:
     return [module for stage in frozen for module in stage.modules]
 
 
+def freeze_norms(backbone: Backbone) -> list[nn.Module]:
+    """Fix scales, biases and statistics of all BatchNorms, as torchvision's FrozenBatchNorm2d has them, and return these.
+
+    `keep_frozen` keeps them so. For small batches, whose own statistics are noise.
+    """
+    norms: list[nn.Module] = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for parameter in (p for norm in norms for p in norm.parameters()):
+        parameter.requires_grad_(False)
+    return norms
+
+
 def keep_frozen(modules: Iterable[nn.Module]) -> None:
     """Put frozen modules back into evaluation mode, after their network was set to train."""
     for module in modules:

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from retinanet_edge.runtime.errors import ModelFolderError
-from retinanet_edge.runtime.model_card import AnchorSpec, NmsSpec
+from retinanet_edge.runtime.model_card import AnchorSpec, NetworkSpec, NmsSpec
 from retinanet_edge.training.losses import BoxLoss, LossSpec
 from retinanet_edge.training.model import LEVEL_STRIDES
+from retinanet_edge.training.profiles import ProfileName
 from retinanet_edge.training.schedules import Schedule, ScheduleKind
-from retinanet_edge.training.targets import Matcher
+from retinanet_edge.training.semantics import SEMANTICS, Semantics
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Settings of a run; one field for each flag of train.py, explained there. `batch` is of all processes and parts together."""
+    """Settings of a run; one field for each flag of train.py, explained there. `batch` is of all processes and parts together.
+
+    freeze, freeze_norms: None for what the profile does with the first weights that are found (`with_freezing_settled`).
+    """
 
     data: str
     backbone: str
@@ -29,7 +33,7 @@ class TrainingOptions:
     fpn_channels: int
     head_channels: int
     head_depth: int
-    norm: Literal["none", "batch"]
+    norm: Literal["none", "batch", "group"]
     anchor_scales: tuple[float, ...]
     anchor_ratios: tuple[float, ...]
     anchor_size: float
@@ -55,33 +59,63 @@ class TrainingOptions:
     accumulate: int = 1
     precision: Precision = "fp32"
     sync_norm: bool = False
-    freeze: int = 0
+    freeze: int | None = None
+    freeze_norms: bool | None = None
     foreground_iou: float = 0.5
     background_iou: float = 0.4
     nms_iou: float = 0.5
+    top_k: int | None = None
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
     box_loss: BoxLoss = "smooth_l1"
+    profile: ProfileName = "default"
+
+    @property
+    def semantics(self) -> Semantics:
+        """What the profile decides."""
+        return SEMANTICS[self.profile]
 
     @property
     def anchors(self) -> AnchorSpec:
         """Anchors of P3-P7; `anchor_size` is the side at scale 1, in strides."""
         sizes = tuple(self.anchor_size * stride for stride in LEVEL_STRIDES)
-        return AnchorSpec(LEVEL_STRIDES, sizes, self.anchor_scales, self.anchor_ratios)
+        return dataclasses.replace(
+            self.semantics.anchors, strides=LEVEL_STRIDES, sizes=sizes, scales=self.anchor_scales, ratios=self.anchor_ratios
+        )
+
+    @property
+    def network(self) -> NetworkSpec:
+        """What is built on the backbone."""
+        semantics = self.semantics
+        return NetworkSpec(
+            self.backbone, self.fpn_channels, self.head_channels, self.head_depth, self.norm,
+            semantics.p6_from, semantics.tensorflow_padding, semantics.loss.variances,
+        )  # fmt: skip
 
     @property
     def loss(self) -> LossSpec:
         """Parameters of the loss. Raises UserInputError for thresholds in the wrong order."""
-        return LossSpec(
-            alpha=self.focal_alpha, gamma=self.focal_gamma, label_smoothing=self.label_smoothing, box_loss=self.box_loss,
-            matcher=Matcher(self.foreground_iou, self.background_iou),
+        loss = self.semantics.loss
+        matcher = dataclasses.replace(loss.matcher, foreground_iou=self.foreground_iou, background_iou=self.background_iou)
+        return dataclasses.replace(
+            loss, alpha=self.focal_alpha, gamma=self.focal_gamma, label_smoothing=self.label_smoothing, box_loss=self.box_loss,
+            matcher=matcher,
         )  # fmt: skip
 
     @property
     def nms(self) -> NmsSpec:
         """Post-processing of the trained model."""
-        return NmsSpec(iou_threshold=self.nms_iou)
+        return NmsSpec(iou_threshold=self.nms_iou, top_k_per_level=self.top_k)
+
+    def with_freezing_settled(self, *, pretrained: bool) -> TrainingOptions:
+        """Return the options with what the profile freezes of a backbone that is `pretrained`, and nothing of one that is not."""
+        stages, norms = (self.semantics.frozen_stages, self.semantics.frozen_norms) if pretrained else (0, False)
+        return dataclasses.replace(
+            self,
+            freeze=stages if self.freeze is None else self.freeze,
+            freeze_norms=norms if self.freeze_norms is None else self.freeze_norms,
+        )
 
     def learning_rates(self, steps_per_epoch: int) -> Schedule:
         """Return the schedule of the learning rate, in fractions of `learning_rate`."""

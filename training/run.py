@@ -47,7 +47,8 @@ def train(options: TrainingOptions, folder: Path | None, *, replace: bool) -> Pa
     dataset = read_dataset(options.data)
     for line in describe(dataset):
         print(line, flush=True)
-    network, card = new_network(options, dataset)
+    network, card, pretrained = new_network(options, dataset)
+    options = options.with_freezing_settled(pretrained=pretrained)
     trainer = Trainer(network, dataset, card.input, card.nms, options)
     with _locked_by_first(target):
         target = target.resolve()

@@ -22,8 +22,8 @@ from torchvision.ops import box_convert
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.training.data import Batch
 from retinanet_edge.training.distributed import copy_from_first, from_first, process_count, sum_over_processes
-from retinanet_edge.training.freezing import freeze_stages, keep_frozen
-from retinanet_edge.training.losses import normalize, sum_losses
+from retinanet_edge.training.freezing import freeze_norms, freeze_stages, keep_frozen
+from retinanet_edge.training.losses import LossSpec, normalize, sum_losses
 from retinanet_edge.training.model import RetinaNet
 from retinanet_edge.training.options import TrainingOptions
 from retinanet_edge.training.targets import match
@@ -57,14 +57,16 @@ def check_precision(options: TrainingOptions) -> None:
 class OptimizerStep:
     """Holds what a step changes: the network, its running average, the optimizer, and the scale that fp16 needs."""
 
-    def __init__(self, network: RetinaNet, options: TrainingOptions) -> None:
+    def __init__(self, network: RetinaNet, options: TrainingOptions, loss: LossSpec | None = None) -> None:
+        """Prepare the steps. `loss` replaces that of the options. Raises UserInputError where the device cannot train in this precision."""
         check_precision(options)
-        self._options, self._loss = options, options.loss
+        self._options, self._loss = options, loss or options.loss
         self._device = torch.device(options.device)
         network = _with_synchronised_norms(network, options)
         self.network = network.to(self._device).to(memory_format=torch.channels_last)  # faster convolutions on both CPU and GPU
         copy_from_first(self.network)
-        self._frozen = freeze_stages(self.network.backbone, options.freeze)
+        self._frozen = freeze_stages(self.network.backbone, options.freeze or 0)
+        self._frozen += freeze_norms(self.network.backbone) if options.freeze_norms else []
         self.average = AveragedModel(self.network, multi_avg_fn=_running_average(options.average_decay), use_buffers=True)
         self.optimizer = make_optimizer(self.network, options)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.precision == "fp16")

@@ -73,6 +73,11 @@ def torchvision_network_spec(tensors: Mapping[str, Tensor], source: str) -> Netw
     )  # fmt: skip
 
 
+def torchvision_anchors_per_cell(tensors: Mapping[str, Tensor]) -> int:
+    """Return for how many anchors at each position the box head of torchvision's RetinaNet speaks."""
+    return len(tensors["head.regression_head.bbox_reg.bias"]) // 4
+
+
 def load_torchvision_retinanet(
     network: RetinaNet, tensors: Mapping[str, Tensor], classes: Sequence[str], source: str, *, batch_norm_eps: float | None = None
 ) -> list[str]:

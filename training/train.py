@@ -15,6 +15,7 @@ try:
     from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder
     from retinanet_edge.training.launch import read_launch, silent_unless_first
+    from retinanet_edge.training.profiles import PROFILES
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, or pip install -e '.[train]'", file=sys.stderr)
     sys.exit(2)
@@ -22,17 +23,23 @@ except ModuleNotFoundError:
 _RUN = ("data", "model", "resume", "replace")  # what is no setting of the training
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser; each setting is named as its field in TrainingOptions."""
+def make_parser(profile: str = "default") -> argparse.ArgumentParser:
+    """Return the parser with the defaults of a profile; each setting is named as its field in TrainingOptions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, help="labelled folder: COCO JSON, Pascal VOC or YOLO, told apart by what is in it")
     parser.add_argument("--model", type=Path, help=f"model folder to write (with --resume: default {DEFAULT_MODEL})")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its settings (--data if that moved)")
     parser.add_argument("--replace", action="store_true", help="begin anew in a --model folder that holds a model")
+    parser.add_argument(
+        "--profile", choices=tuple(PROFILES), default="default",
+        help="whose rules and recipe to follow where no flag says otherwise: -h --profile NAME shows its defaults; keras: KerasCV 0.9's, "
+             "torchvision, torchvision_v2: those of its two RetinaNets",
+    )  # fmt: skip
     _add_network_flags(parser.add_argument_group("network"))
     _add_training_flags(parser.add_argument_group("training"))
     _add_rate_flags(parser.add_argument_group("learning rate"))
     _add_loss_flags(parser.add_argument_group("loss and post-processing"))
+    parser.set_defaults(**PROFILES[profile].settings)
     return parser
 
 
@@ -40,18 +47,25 @@ def _add_network_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--backbone", default="resnet50", help="any timm model with features at strides 8, 16, 32")
     group.add_argument(
         "--weights", default="auto",
-        help="first weights: imagenet, none, a .safetensors FILE of this network or of timm's model, or auto (imagenet if it can be had)",
+        help="first weights: coco (torchvision's RetinaNet, for a resnet50), imagenet (timm's), none, auto (the first of these that can "
+             "be had), or a FILE: .safetensors of this network or timm's model, or torchvision's .pth",
     )  # fmt: skip
     group.add_argument("--new-classes", action="store_true", help="with --weights FILE: keep all but the last class layer")
     group.add_argument(
-        "--freeze", type=whole_number(0, 5), default=0,
-        help="stages of the backbone that keep their weights and BatchNorm statistics: 1 the stem, 2 to 5 also those up to stride 4 to 32",
+        "--freeze", type=whole_number(0, 5), default=argparse.SUPPRESS,
+        help="stages of the backbone that keep their weights and BatchNorm statistics: 1 the stem, 2 to 5 also those up to stride 4 to 32 "
+             "(default: 0; with a torchvision profile 2 of trained ones)",
+    )  # fmt: skip
+    group.add_argument(
+        "--freeze-norms", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+        help="keep scales and statistics of all of the backbone's BatchNorms (default: no; with --profile torchvision where trained)",
     )  # fmt: skip
     group.add_argument("--input", type=size, default=(640, 640), metavar="H[xW]", help="input pixels, multiples of 32")
     group.add_argument("--fpn-channels", type=whole_number(1), default=256, help="width of the feature pyramid")
     group.add_argument("--head-channels", type=whole_number(1), default=256, help="width of the heads")
     group.add_argument("--head-depth", type=whole_number(0), default=4, help="convolutions in each head before the last")
-    group.add_argument("--norm", choices=("batch", "none"), default="batch", help="BatchNorm in pyramid and heads")
+    group.add_argument("--norm", choices=("batch", "group", "none"), default="batch",
+                       help="BatchNorm in pyramid and heads, or GroupNorm in the heads")
     group.add_argument("--anchor-size", type=number(positive=True), default=4.0, help="anchor side at scale 1, in strides")
     group.add_argument("--anchor-scales", type=numbers, default=(1.0, 1.26, 1.587), help="scales in each cell, by commas")
     group.add_argument("--anchor-ratios", type=numbers, default=(0.5, 1.0, 2.0), help="height / width ratios, by commas")
@@ -77,7 +91,10 @@ def _add_training_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_rate_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--lr", dest="learning_rate", metavar="LR", type=number(positive=True), default=5e-4, help="peak learning rate")
+    group.add_argument(
+        "--lr", dest="learning_rate", metavar="LR", type=number(positive=True), default=argparse.SUPPRESS,
+        help="peak learning rate (default: 5e-4; with --profile keras 0.005 x batch / 16, with torchvision's 0.01 x batch / 16)",
+    )  # fmt: skip
     group.add_argument(
         "--warmup", dest="warmup_epochs", metavar="EPOCHS", type=number(), default=1.0, help="epochs until the peak learning rate"
     )
@@ -99,15 +116,25 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--label-smoothing", type=number(0, 1), default=0.0, help="class targets L/2 and 1 - L/2")
     group.add_argument("--box-loss", choices=("smooth_l1", "huber", "l1", "giou"), default="smooth_l1", help="loss of boxes")
     group.add_argument("--nms-iou", type=iou, default=0.5, help="IoU above which the box with the lower score goes")
+    group.add_argument("--top-k", type=whole_number(1, 3840), metavar="K", default=argparse.SUPPRESS,
+                       help="keep the K best anchors of each pyramid level before that, in the exported graph too (default: all)")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line. Ends the process with code 2 and one line where it is wrong."""
-    parser = make_parser()
+    parser = make_parser(_profile())
     arguments = parser.parse_args()
     if not arguments.resume and arguments.data is None:
         parser.error("--data PATH is needed: a labelled folder (or --resume to go on with an interrupted run)")
     return arguments
+
+
+def _profile() -> str:
+    """Return the profile that the command line names, whose defaults the other flags have."""
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--profile", default="default")
+    named: str = early.parse_known_args()[0].profile
+    return named if named in PROFILES else "default"
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,6 +150,12 @@ def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
     if "input" in values:
         values["input_height"], values["input_width"] = values.pop("input")
     return values
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return fields of TrainingOptions for a new run."""
+    profile = PROFILES[arguments.profile]
+    return {"data": str(arguments.data), "learning_rate": profile.learning_rate_of(arguments.batch), **_settings(vars(arguments))}
 
 
 def main() -> None:
@@ -142,8 +175,7 @@ def main() -> None:
         if arguments.resume:
             folder = resume(arguments.model or DEFAULT_MODEL, data=arguments.data, given=_given(arguments))
         else:
-            options = TrainingOptions(data=str(arguments.data), **_settings(vars(arguments)))
-            folder = train(options, arguments.model, replace=arguments.replace)
+            folder = train(TrainingOptions(**_options(arguments)), arguments.model, replace=arguments.replace)
         print(f"wrote {folder}: run python export/export_onnx.py --model {folder} next")
 
 

@@ -80,7 +80,7 @@ def test_comes_back_from_json_as_it_was(card):
     text = card.to_json()
     assert card_from_json(text, "card.json") == card
     assert text.endswith("}\n")
-    assert json.loads(text)["schema_version"] == 2
+    assert json.loads(text)["schema_version"] == 3
 
 
 def test_a_card_of_version_1_is_read_as_what_it_meant_then():
@@ -101,6 +101,18 @@ def test_a_card_of_version_1_is_read_as_strictly():
 def test_today_s_card_must_state_what_version_1_did_not():
     with pytest.raises(ModelFolderError, match=r"anchors lacks \['offset'\]"):
         card_from_json(changed("anchors.offset", ...), "card.json")
+
+
+def test_a_card_of_version_2_followed_our_own_rules():
+    written = json.loads(FULL.to_json())
+    written["schema_version"] = 2
+    for name in ("profile", "foreground_iou", "background_iou"):
+        del written["training"][name]
+    assert card_from_json(json.dumps(written), "card.json") == FULL
+    assert FULL.training == TrainingRecord(SHA, "imagenet", 12, 10, 7, "2.4.0", "default", 0.5, 0.4)
+    written["training"] = None
+    assert card_from_json(json.dumps(written), "card.json").training is None
+
 
 def test_whole_numbers_pass_as_floats_and_become_them():
     card = card_from_json(changed("nms.iou_threshold", 1), "card.json")
@@ -123,11 +135,11 @@ def test_any_part_of_a_card_is_refused():
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold a JSON object, got list"),
         ("null", "must hold a JSON object, got NoneType"),
-        ("{}", "must have schema version 2, got None: train again"),
-        ('{"schema_version": 3}', "must have schema version 2, got 3: update retinanet-edge"),
-        ('{"schema_version": 0}', "must have schema version 2, got 0: train again"),
-        ('{"schema_version": "1"}', "must have schema version 2, got '1': train again"),
-        ('{"schema_version": 2}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
+        ("{}", "must have schema version 3, got None: train again"),
+        ('{"schema_version": 4}', "must have schema version 3, got 4: update retinanet-edge"),
+        ('{"schema_version": 0}', "must have schema version 3, got 0: train again"),
+        ('{"schema_version": "1"}', "must have schema version 3, got '1': train again"),
+        ('{"schema_version": 3}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
     ],
     ids=["nothing", "deep", "long number", "list", "null", "no version", "newer", "older", "text", "empty"],
 )
