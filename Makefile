@@ -25,6 +25,7 @@ demo: setup
 	$(PY) export/export_onnx.py --model $(DEMO)
 	$(PY) export/build_engine.py --model $(DEMO) --int8
 	$(PY) runtime/stream.py --model $(DEMO) --camera demo --no-window --video $(DEMO)/report/demo.mp4 --jsonl $(DEMO)/report/demo.jsonl
+	$(PY) runtime/evaluate.py --model $(DEMO) --report
 	$(PY) runtime/benchmark.py --model $(DEMO) --csv $(DEMO)/report/benchmark.csv
 	$(PY) runtime/report.py --model $(DEMO)
 

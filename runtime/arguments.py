@@ -43,6 +43,14 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(number(positive=True)(part) for part in text.split(","))
 
 
+def pair(text: str) -> tuple[float, float]:
+    """Return two positive numbers, the lower first, written with a comma between them."""
+    values = numbers(text)
+    if len(values) != 2 or values[0] > values[1]:
+        raise argparse.ArgumentTypeError(f"must be two numbers LOW,HIGH, as 0.8,1.25, got {text}")
+    return values[0], values[1]
+
+
 def size(text: str) -> tuple[int, int]:
     """Return (height, width) in pixels of `H` or `HxW`."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retinanet_edge.runtime import report_html as html
-from retinanet_edge.runtime.model_card import Accuracy, ModelCard
+from retinanet_edge.runtime.model_card import Accuracy, AnchorSpec, ModelCard
 
 _SPLITS = ("val", "test", "train")
 
@@ -22,15 +22,15 @@ def headline(name: str, card: ModelCard) -> str:
     return heading + (html.tiles(figures) if figures else "")
 
 
-def accuracy(card: ModelCard, model: str) -> str:
-    """Return AP at each precision, and the INT8 verdict with what it was calibrated on."""
+def accuracy(card: ModelCard, model: str, pages: str) -> str:
+    """Return AP at each precision, the INT8 verdict with what it was calibrated on, and `pages`, HTML that leads to more."""
     parts = []
     if card.accuracy:
         rows = [_accuracy_row(a) for a in sorted(card.accuracy, key=lambda a: (_rank(a.split), a.precision, a.backend))]
         parts.append(html.table(("precision", "backend", "split", "images", "AP", "AP50", "AP75"), rows))
     else:
         parts.append(html.not_made("AP", f"python runtime/evaluate.py --model {model}"))
-    return html.section("Accuracy", *parts, _verdict(card, model), *_calibration(card))
+    return html.section("Accuracy", *parts, _verdict(card, model), *_calibration(card), pages)
 
 
 def training(card: ModelCard, model: str, *pictures: str) -> str:
@@ -45,7 +45,8 @@ def training(card: ModelCard, model: str, *pictures: str) -> str:
     if (run := card.training) is not None:
         rows += [
             ("epochs", f"{run.epochs}, best {run.best_epoch}"), ("first weights", run.start), ("seed", str(run.seed)),
-            ("PyTorch", run.torch),
+            ("PyTorch", run.torch), ("profile", run.profile),
+            ("anchor IoU", f"object from {run.foreground_iou:g}, background below {run.background_iou:g}"),
         ]  # fmt: skip
     done = html.facts(rows) if rows else html.not_made("training", f"python training/train.py --data PATH --model {model}")
     return html.section("Training", done, html.pair(*pictures))
@@ -57,10 +58,14 @@ def card_details(card: ModelCard, model: str) -> str:
     rows = [
         ("input", f"{card.input.height}x{card.input.width} {card.input.color_order}, letterbox {card.input.letterbox}"),
         ("network", f"{network.backbone}, pyramid of {network.fpn_channels} channels, heads of {network.head_depth} convolutions with "
-                    f"{network.head_channels} channels, norm {network.norm}"),
+                    f"{network.head_channels} channels, norm {network.norm}; P6 from {network.p6_from}"
+                    + (", padded as TensorFlow does" if network.tensorflow_padding else "")),
+        ("box variances", _list(network.box_variances)),
         ("anchors", f"{anchors.per_cell} a cell, strides {_list(anchors.strides)}, sizes {_list(anchors.sizes)}, "
-                    f"scales {_list(anchors.scales)}, ratios {_list(anchors.ratios)}"),
-        ("post-processing", f"score at least {nms.score_threshold:g}, IoU {nms.iou_threshold:g}, at most {nms.max_detections} boxes"),
+                    f"scales {_list(anchors.scales)}, ratios {anchors.ratio_is} {_list(anchors.ratios)}"
+                    + "".join(f", {rule}" for rule in _rules(anchors))),
+        ("post-processing", f"score at least {nms.score_threshold:g}, IoU {nms.iou_threshold:g}, at most {nms.max_detections} boxes"
+                            + (f" of the best {nms.top_k_per_level} anchors of each level" if nms.top_k_per_level else "")),
     ]  # fmt: skip
     if card.onnx is not None:
         rows.append(("ONNX", f"opset {card.onnx.opset}, differs from PyTorch by at most {card.onnx.max_difference:.2g}, "
@@ -100,6 +105,16 @@ def _calibration(card: ModelCard) -> list[str]:
         return []
     calibration = card.int8.calibration
     return [html.paragraph(f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed}).")]
+
+
+def _rules(anchors: AnchorSpec) -> list[str]:
+    """Return in what the anchors' rule is not ours."""
+    rules = {
+        "scale slowest": anchors.outer == "scale", f"centred at {anchors.offset:g} of the cell": anchors.offset != 0.5,
+        "sides cut to whole pixels": anchors.whole_sizes, "corners rounded": anchors.whole_corners,
+        "steps of the grid": anchors.strides_of_grid, "clipped to the input": anchors.clip,
+    }  # fmt: skip
+    return [rule for rule, holds in rules.items() if holds]
 
 
 def _points(fraction: float) -> str:

@@ -34,6 +34,7 @@ code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: an
 .tile span { font-size: 13px; }
 .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0 0; padding: 0; list-style: none; max-height: 8.5em; overflow: auto; }
 .chips li { padding: 1px 10px; border: 1px solid var(--line); border-radius: 99px; background: var(--card); font-size: 13px; }
+.links { margin: 0 0 12px; padding-left: 1.2em; } a { color: var(--accent); }
 .scroll { overflow-x: auto; margin-bottom: 12px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .facts, svg { margin-bottom: 14px; }
@@ -71,6 +72,12 @@ def page(title: str, body: str) -> str:
 def heading(text: str, *parts: str) -> str:
     """Return the head of a page; `parts` are HTML."""
     return f"<header>\n<h1>{escape(text)}</h1>\n" + "\n".join(parts) + "\n</header>"
+
+
+def links(targets: Sequence[tuple[str, str]]) -> str:
+    """Return a list of links, as (URL, text)."""
+    items = (f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for url, text in targets)
+    return f'<ul class="links">{"".join(items)}</ul>'
 
 
 def section(title: str, *parts: str) -> str:

@@ -55,7 +55,7 @@ def render(name: str, card: ModelCard, report: Path, found: ReportOptions) -> st
     model = str(found.model)
     parts = [
         headline(name, card),
-        accuracy(card, model),
+        accuracy(card, model, _evaluations(report, model)),
         html.section("On video", *_stream(report, found)),
         html.section("Detections on validation images", _picture(report, "val_detections.png", "score 0.4 and more", model)),
         training(
@@ -81,6 +81,15 @@ def _input(named: Path | None, flag: str, usual: Path) -> Path | None:
 def _link(file: Path, report: Path) -> str:
     """Return the URL of `file` for a page in `report`: relative, so that the model folder can be moved."""
     return quote(os.path.relpath(file.resolve(), report.resolve()))
+
+
+def _evaluations(report: Path, model: str) -> str:
+    """Return links to the pages of evaluate.py: figures by class and size, confusion matrix, best and worst images."""
+    pages = sorted(report.glob("evaluation-*.html"))
+    if not pages:
+        return html.not_made("page of classes, confusion, best and worst images", f"python runtime/evaluate.py --report --model {model}")
+    splits = {page: page.stem.removeprefix("evaluation-") for page in pages}
+    return html.links([(_link(page, report), f"classes, confusion, best and worst images of the {splits[page]} split") for page in pages])
 
 
 def _picture(report: Path, file: str, caption: str, model: str) -> str:

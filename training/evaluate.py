@@ -29,8 +29,8 @@ def parse_arguments() -> argparse.Namespace:
         help="on the page, score from which detections count as found (default: that with the best F1)",
     )  # fmt: skip
     parser.add_argument(
-        "--foreground-iou", type=number(0, 1, positive=True), default=0.5, metavar="IOU",
-        help="IoU from which an anchor is an object's, in the share of boxes that have one (default: %(default)s)",
+        "--foreground-iou", type=number(0, 1, positive=True), metavar="IOU",
+        help="IoU from which an anchor is an object's, in the share of boxes that have one (default: that of the training)",
     )  # fmt: skip
     return parser.parse_args()
 

@@ -134,8 +134,11 @@ def _upsample(coarse: Tensor, fine: Tensor) -> Tensor:
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    if kind == "group" and channels % _GROUPS:
-        raise UserInputError(f"heads with a group norm must have a multiple of {_GROUPS} channels, got {channels}")
+    if kind == "group" and (channels % _GROUPS or channels == _GROUPS):  # a group of one channel has no variance where a map is one cell
+        raise UserInputError(
+            f"heads with a group norm must have a multiple of {_GROUPS} channels, at least {2 * _GROUPS}, got {channels}: "
+            f"give --head-channels {2 * _GROUPS}"
+        )
     return nn.GroupNorm(_GROUPS, channels) if kind == "group" else nn.Identity()
 
 

@@ -57,6 +57,12 @@ class TrainingOptions:
     early_stopping: int = 0
     clip_norm: float = 10.0
     accumulate: int = 1
+    scale_jitter: tuple[float, float] = (0.6, 1.6)
+    color_jitter: float = 0.4
+    rand_augment: int = 0
+    rand_magnitude: float = 0.5
+    mosaic: float = 0.0
+    mosaic_off_epochs: int = 5
     precision: Precision = "fp32"
     sync_norm: bool = False
     freeze: int | None = None

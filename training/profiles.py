@@ -31,14 +31,14 @@ _KERAS = {
     "head_depth": 3, "norm": "none", "anchor_scales": (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
     "optimizer": "sgd", "weight_decay": 0.0, "clip_norm": 10.0, "average_decay": 0.0, "warmup_epochs": 0.0,
     "schedule": "plateau", "patience": 5, "early_stopping": 10, "eval_every": 1,
-    "augment": 0.0, "scale_jitter": (0.8, 1.25), "rand_augment": 2, "rand_magnitude": 0.2, "mosaic": 0.0,
+    "scale_jitter": (0.8, 1.25), "color_jitter": 0.0, "rand_augment": 2, "rand_magnitude": 0.2,
 }  # fmt: skip
 # torchvision's references/detection: SGD, step, no clipping, no average, images mirrored and nothing else.
 _TORCHVISION = {
     "head_depth": 4, "norm": "none", "anchor_scales": (1.0, 2 ** (1 / 3), 2 ** (2 / 3)), "box_loss": "l1",
     "optimizer": "sgd", "weight_decay": 1e-4, "clip_norm": 0.0, "average_decay": 0.0, "warmup_epochs": 1.0,
     "epochs": 26, "schedule": "step", "eval_every": 1,
-    "augment": 0.0, "scale_jitter": (1.0, 1.0), "rand_augment": 0, "mosaic": 0.0,
+    "scale_jitter": (1.0, 1.0), "color_jitter": 0.0,
 }  # fmt: skip
 _TORCHVISION_V2 = {**_TORCHVISION, "norm": "group", "box_loss": "giou"}
 

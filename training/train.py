@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from retinanet_edge.runtime.arguments import number, numbers, size, whole_number
+    from retinanet_edge.runtime.arguments import number, numbers, pair, size, whole_number
     from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder
     from retinanet_edge.training.launch import read_launch, silent_unless_first
@@ -37,6 +37,7 @@ def make_parser(profile: str = "default") -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_network_flags(parser.add_argument_group("network"))
     _add_training_flags(parser.add_argument_group("training"))
+    _add_augmentation_flags(parser.add_argument_group("augmentation"))
     _add_rate_flags(parser.add_argument_group("learning rate"))
     _add_loss_flags(parser.add_argument_group("loss and post-processing"))
     parser.set_defaults(**PROFILES[profile].settings)
@@ -81,13 +82,30 @@ def _add_training_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--average-decay", type=number(0, 1), default=0.998, help="decay of the running average that is kept")
     group.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of forward and backward pass")
     group.add_argument("--sync-norm", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
-    group.add_argument("--augment", type=number(0, 1), default=1.0, help="strength of augmentation, 0 to 1")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
     group.add_argument("--eval-every", type=whole_number(1), default=2, help="epochs between evaluations on the validation split")
     group.add_argument("--early-stopping", type=whole_number(0), default=0, help="evaluations without a better AP that end a run, or 0")
     group.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="the same seed gives the same run (on a GPU: nearly)")
     group.add_argument("--workers", type=whole_number(0), default=2, help="processes that read and augment")
     group.add_argument("--device", help="cpu, cuda or cuda:N; default cuda where there is one")
+
+
+def _add_augmentation_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--augment", type=number(0, 1), default=1.0, help="strength of the changes of scale and colour below, 0 to 1")
+    group.add_argument(
+        "--scale-jitter", type=pair, metavar="LOW,HIGH", default=(0.6, 1.6),
+        help="range of the image's scale, in that at which it just fits; then a random crop of the input's size",
+    )  # fmt: skip
+    group.add_argument("--color-jitter", type=number(0, 1), default=0.4, help="largest change of brightness, contrast, saturation")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
+    group.add_argument(
+        "--rand-augment", type=whole_number(0), metavar="N", default=0,
+        help="RandAugment without geometry: N operations on light and colour, drawn for each image",
+    )  # fmt: skip
+    group.add_argument("--rand-magnitude", type=number(0, 1), default=0.5, help="strength of these")
+    group.add_argument("--mosaic", type=number(0, 1), default=0.0, help="share of the images that become mosaics of four")
+    group.add_argument(
+        "--mosaic-off-epochs", type=whole_number(0), metavar="EPOCHS", default=5, help="last epochs without mosaics"
+    )
 
 
 def _add_rate_flags(group: argparse._ArgumentGroup) -> None:

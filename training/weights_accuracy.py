@@ -14,6 +14,7 @@ from retinanet_edge.runtime.model_folder import data_of_card, find_model_folder,
 from retinanet_edge.training.anchor_coverage import AnchorCoverage, anchor_coverage
 from retinanet_edge.training.checkpoint import load_network
 from retinanet_edge.training.predict import detect_samples
+from retinanet_edge.training.targets import Matcher
 
 _SHOWN_CLASSES = 3
 
@@ -23,7 +24,7 @@ class EvaluationOptions:
     """What is measured: a model folder on a split of `data` (None: the card's own).
 
     threshold: score from which detections count on the page, None for that with the best F1. foreground_iou: from which an anchor is
-    an object's.
+    an object's, None for that of the training.
     """
 
     model: Path
@@ -32,7 +33,7 @@ class EvaluationOptions:
     batch: int = 8
     device: str = "cpu"
     threshold: float | None = None
-    foreground_iou: float = 0.5
+    foreground_iou: float | None = None
 
 
 def evaluate_weights(options: EvaluationOptions) -> list[str]:
@@ -46,13 +47,14 @@ def evaluate_weights(options: EvaluationOptions) -> list[str]:
     dataset = read_dataset(options.data or data_of_card(folder, card))
     check_classes(dataset, card)
     samples = samples_with_objects(dataset, options.split)
-    coverage = anchor_coverage(network.anchors, samples, card.input, len(card.classes), options.foreground_iou)
+    foreground_iou = options.foreground_iou or (card.training.foreground_iou if card.training else Matcher().foreground_iou)
+    coverage = anchor_coverage(network.anchors, samples, card.input, len(card.classes), foreground_iou)
     found = detect_samples(network, samples, card.input, card.nms, options.batch, lambda: None)
     metrics = coco_metrics(samples, found, card.classes)
     epoch = f"of epoch {card.training.best_epoch}" if card.training else ""
     evaluated = Evaluated(
         f"PyTorch weights {epoch}", options.split, dataset.root, card.classes, samples, found, metrics,
-        facts=((f"boxes with an anchor of IoU {options.foreground_iou:g} or more", f"{coverage.share:.1%}"),),
+        facts=((f"boxes with an anchor of IoU {foreground_iou:g} or more", f"{coverage.share:.1%}"),),
     )  # fmt: skip
     return [
         f"PyTorch weights {epoch}, {options.split} split of {dataset.root}, {len(samples)} images",

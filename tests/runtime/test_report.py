@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import runpy
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from retinanet_edge.runtime.model_card import (
     DatasetRecord,
     EngineRecord,
     Int8Record,
+    NmsSpec,
     OnnxRecord,
     TrainingRecord,
     Verdict,
@@ -104,12 +106,35 @@ def test_every_figure_of_the_card_is_on_the_page(folder):
     words = report(folder, full_card()).words
     for expected in (
         "my model", "round square star", "input 16x24", "VOC, ../../data/bccd", "205 training, 87 validation, 72 test", "36, best 31",
-        "imagenet", "2.9.0",
+        "imagenet", "2.9.0", "profile default", "object from 0.5, background below 0.4",
         "FP32 OpenVINO val 87 0.6120 0.9120 0.7120", "INT8 OpenVINO val 87 0.6089 0.9089 0.7089", "FP32 OpenVINO test 87 0.5432",
         "Passed: 0.31 AP points lost by INT8, a loss of 0.50 is allowed", "128 images (percentile, seed 5)",
         "opset 17, differs from PyTorch by at most 3.1e-06", "model.int8.orin-trt8.engine int8 Orin 8.7 8.6.2.3 4 2025-01-02",
     ):  # fmt: skip
         assert expected in words
+
+
+def test_rules_that_are_not_ours_are_stated(folder):
+    theirs = dataclasses.replace(card().anchors, ratio_is="w/h", outer="scale", clip=True)
+    network = dataclasses.replace(card().network, p6_from="C5", tensorflow_padding=True)
+    words = report(folder, card(anchors=theirs, network=network, nms=NmsSpec(top_k_per_level=300))).words
+    assert "ratios w/h" in words
+    assert "scale slowest, clipped to the input" in words
+    assert "P6 from C5, padded as TensorFlow does" in words
+    assert "at most 100 boxes of the best 300 anchors of each level" in words
+    ours = report(folder, card()).words
+    assert "ratios h/w" in ours
+    assert "slowest" not in ours
+
+
+def test_pages_of_evaluations_are_linked(folder):
+    assert "runtime/evaluate.py --report" in report(folder, card()).words
+    for split in ("val", "test"):
+        (folder / "report" / f"evaluation-{split}.html").write_text("a page")
+    page = report(folder, card())
+    assert "images of the test split" in page.words
+    assert {"evaluation-val.html", "evaluation-test.html"} <= set(page.links)
+    assert "runtime/evaluate.py --report" not in page.words
 
 
 @pytest.mark.parametrize(

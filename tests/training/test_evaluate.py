@@ -84,6 +84,15 @@ def test_boxes_with_an_anchor_are_counted(evaluate_command: Evaluate, trained: P
     assert 0 < matched < 16 or threshold == 0.5
 
 
+def test_by_default_an_anchor_is_an_object_s_from_the_iou_of_the_training(
+    evaluate_command: Evaluate, trained: Path, data: Path
+) -> None:
+    card = json.loads((trained / "card.json").read_text())
+    card["training"]["foreground_iou"] = 0.7
+    (trained / "card.json").write_text(json.dumps(card))
+    assert "boxes matched by an anchor of IoU 0.7 or more" in evaluate_command("--data", data).out
+
+
 def test_the_page_says_the_same_and_the_rest_of_the_folder_stays(evaluate_command: Evaluate, trained: Path, data: Path) -> None:
     before = contents(trained)
     done = evaluate_command("--data", data, "--split", "train", "--threshold", 0.2)

@@ -110,13 +110,14 @@ def test_keras_network_has_the_parameters_it_should_have() -> None:
 
 
 def test_a_group_norm_of_channels_that_do_not_divide_is_refused() -> None:
-    with pytest.raises(UserInputError, match="a multiple of 32 channels, got 48"):
-        PredictionHead(4, 0.0, 1, in_channels=8, filters=48, norm="group")
+    for channels in (48, 32):  # of one channel, a group would have no variance on a map of one cell
+        with pytest.raises(UserInputError, match=f"a multiple of 32 channels, at least 64, got {channels}: give --head-channels 64"):
+            PredictionHead(4, 0.0, 1, in_channels=8, filters=channels, norm="group")
 
 
 def test_a_batch_norm_has_statistics_of_each_level_and_a_group_norm_is_shared() -> None:
     assert len(PredictionHead(4, 0.0, 1, in_channels=8, filters=32, norm="batch").norms) == 5
-    assert len(PredictionHead(4, 0.0, 1, in_channels=8, filters=32, norm="group").norms) == 1
+    assert len(PredictionHead(4, 0.0, 1, in_channels=8, filters=64, norm="group").norms) == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # of the exporter that the project uses
