@@ -27,19 +27,21 @@ def hold_nms_in_fp32(network: Any) -> list[str]:
     without_precision = (kinds.CONSTANT, kinds.SHAPE, kinds.QUANTIZE, kinds.DEQUANTIZE)
     ends = (kinds.CONVOLUTION, *without_precision)
     makers = {tensor.name: layer for layer in _layers(network) for tensor in _outputs(layer)}
-    held: dict[str, None] = {}
+    held: list[str] = []
+    seen: set[str] = set()
     waiting = [makers[COUNT_OUTPUT]]
     while waiting:
         layer = waiting.pop()
-        if layer.name in held:
+        if layer.name in seen:
             continue
-        if layer.type not in without_precision:
-            held[layer.name] = None
+        seen.add(layer.name)
+        if layer.type not in without_precision and any(tensor.dtype == trt.float32 for tensor in (*_inputs(layer), *_outputs(layer))):
+            held.append(layer.name)
             _hold(layer, trt.float32)
-        if layer.type not in ends:
-            floats = [tensor.name for tensor in _inputs(layer) if tensor.dtype == trt.float32]
-            waiting += [makers[name] for name in floats if name in makers]  # the network's inputs have no maker
-    return list(held)
+        if layer.type not in ends:  # through indexes, too: what top-K selects hangs on the logits that it compares
+            names = [tensor.name for tensor in _inputs(layer)]
+            waiting += [makers[name] for name in names if name in makers]  # the network's inputs have no maker
+    return held
 
 
 def _hold(layer: Any, fp32: Any) -> None:

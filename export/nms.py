@@ -24,8 +24,8 @@ _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
 def append_efficient_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProto:
     """Return a copy of the portable graph that ends in the plugin.
 
-    model: outputs class_logits [N, A, K], box_deltas [N, A, 4] and anchors [1, A, 4], all FP32. The copy's outputs are
-    num_detections int32 [N, 1], detection_boxes [N, M, 4] (xyxy, input pixels), detection_scores [N, M] and detection_classes
+    model: outputs class_logits [N, A, K], box_deltas [N, A, 4] and anchors [1, A, 4], after top-K [N, A, 4], all FP32. The copy's
+    outputs are num_detections int32 [N, 1], detection_boxes [N, M, 4] (xyxy, input pixels), detection_scores [N, M] and detection_classes
     int32 [N, M], with M = nms.max_detections. Raises EngineError for a graph with other outputs.
     """
     batch = _checked_batch(model.graph)
@@ -63,9 +63,9 @@ def _checked_batch(graph: onnx.GraphProto) -> int | str:
     shapes = {name: shape for name, (kind, shape) in found.items() if kind == "FLOAT"}
     logits, deltas, anchors = (shapes.get(name, []) for name in (_LOGITS, _DELTAS, _ANCHORS))
     known = len(shapes) == len(found) == len(logits) == 3 and all(isinstance(size, int) for size in logits[1:])
-    if not known or deltas != [*logits[:2], 4] or anchors != [1, logits[1], 4]:
+    if not known or deltas != [*logits[:2], 4] or anchors not in ([1, *deltas[1:]], deltas):
         raise EngineError(
-            f"the graph must have the FLOAT outputs {_LOGITS} [N, A, K], {_DELTAS} [N, A, 4] and {_ANCHORS} [1, A, 4], "
+            f"the graph must have the FLOAT outputs {_LOGITS} [N, A, K], {_DELTAS} [N, A, 4] and {_ANCHORS} [1 or N, A, 4], "
             f"got {found}: run python export/export_onnx.py"
         )
     return logits[0]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import onnx
 
+from retinanet_edge.export.level_top_k import append_level_top_k
 from retinanet_edge.export.parity import max_difference
 from retinanet_edge.export.torch_graph import OPSET, to_onnx
 from retinanet_edge.runtime.dataset import read_dataset
 from retinanet_edge.runtime.errors import RetinaNetEdgeError
+from retinanet_edge.runtime.level_top_k import level_sizes
 from retinanet_edge.runtime.model_card import OnnxRecord
 from retinanet_edge.runtime.model_folder import (
     ONNX_FILE,
@@ -31,6 +33,8 @@ _ALLOWED_DIFFERENCE = 1e-2
 def export_portable(model: Path, data: Path | None) -> tuple[Path, float]:
     """Write model.onnx and the card of a model folder; return its path and the largest difference to PyTorch.
 
+    The difference is that of the network's own outputs: what nms.top_k_per_level selects of them may be another of two near equals.
+
     Raises ModelFolderError for a broken folder, DatasetError for data that is missing, RetinaNetEdgeError where the graph is not
     the network.
     """
@@ -41,13 +45,16 @@ def export_portable(model: Path, data: Path | None) -> tuple[Path, float]:
         samples = read_dataset(data or data_of_card(folder, card)).val[:_CHECK_IMAGES]
         path = folder / ONNX_FILE
         with atomic_path(path) as temporary:
-            onnx.save(to_onnx(network, card.input), temporary)
+            graph = to_onnx(network, card.input)
+            onnx.save(graph, temporary)
             difference = max_difference(network, temporary, samples, card.input)
             if not difference <= _ALLOWED_DIFFERENCE:
                 raise RetinaNetEdgeError(
                     f"model.onnx must be within {_ALLOWED_DIFFERENCE} of PyTorch, got {difference:.3g}: "
                     "try the torch and onnx versions of pyproject.toml"
                 )
+            if card.nms.top_k_per_level is not None:
+                onnx.save(append_level_top_k(graph, level_sizes(card.anchors, card.input), card.nms.top_k_per_level), temporary)
         assert card.training is not None
         record = OnnxRecord(file_sha256(path), card.training.weights_sha256, OPSET, difference)
         write_card(folder, card.with_onnx(record))

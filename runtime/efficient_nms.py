@@ -21,16 +21,17 @@ def efficient_nms(
 ) -> list[Detections]:
     """Return the detections of each image, best first, boxes in input pixels and not clipped to the input.
 
-    class_logits: [N, A, K]. box_deltas: [N, A, 4] (dx, dy, dw, dh). anchors: [1, A, 4] (cx, cy, w, h). Nothing returned shares
-    memory with them. Raises ValueError where the shapes do not belong together.
+    class_logits: [N, A, K]. box_deltas: [N, A, 4] (dx, dy, dw, dh). anchors: (cx, cy, w, h), [1, A, 4] for all images or [N, A, 4].
+    Nothing returned shares memory with them. Raises ValueError where the shapes do not belong together.
     """
     images, count, _ = class_logits.shape
-    if box_deltas.shape != (images, count, 4) or anchors.shape != (1, count, 4):
+    if box_deltas.shape != (images, count, 4) or anchors.shape not in ((1, count, 4), (images, count, 4)):
         raise ValueError(
-            "class_logits, box_deltas and anchors must be [N, A, K], [N, A, 4] and [1, A, 4], "
+            "class_logits, box_deltas and anchors must be [N, A, K], [N, A, 4] and [1 or N, A, 4], "
             f"got {class_logits.shape}, {box_deltas.shape} and {anchors.shape}"
         )
-    return [_one_image(logits, deltas, anchors[0], nms) for logits, deltas in zip(class_logits, box_deltas, strict=True)]
+    each = zip(class_logits, box_deltas, np.broadcast_to(anchors, box_deltas.shape), strict=True)
+    return [_one_image(*of_image, nms) for of_image in each]
 
 
 def _one_image(

@@ -71,7 +71,7 @@ class AnchorSpec:
 
 @dataclass(frozen=True)
 class NmsSpec:
-    """Post-processing, as EfficientNMS_TRT takes it; `top_k_per_level` bounds what enters it, inside the graph.
+    """Post-processing, as EfficientNMS_TRT takes it; `top_k_per_level` bounds what enters it, inside the graph (None: nothing does).
 
     Raises ModelFolderError for what the plugin does not take, or takes with another meaning.
     """
@@ -91,6 +91,8 @@ class NmsSpec:
             raise ModelFolderError(
                 f"nms.max_detections and nms.top_k_per_level must be at least 1, got {self.max_detections} and {self.top_k_per_level}"
             )
+        if self.top_k_per_level is not None and self.top_k_per_level > 3840:  # TensorRT's TopK layer takes no more
+            raise ModelFolderError(f"nms.top_k_per_level must be at most 3840, which is TensorRT's limit, got {self.top_k_per_level}")
 
 
 @dataclass(frozen=True)

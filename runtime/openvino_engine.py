@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retinanet_edge.runtime.efficient_nms import efficient_nms
 from retinanet_edge.runtime.engine import Inference
 from retinanet_edge.runtime.errors import EngineError, ModelFolderError
+from retinanet_edge.runtime.level_top_k import level_sizes
 from retinanet_edge.runtime.model_card import ModelCard, Precision
 
 _INPUT, _LOGITS, _DELTAS, _ANCHORS = "images", "class_logits", "box_deltas", "anchors"
@@ -59,7 +60,7 @@ class OpenVINOEngine:
         self._request.infer({_INPUT: self._images}, share_inputs=True, share_outputs=True)
         inferred = time.perf_counter()
         logits, deltas, anchors = (self._request.get_tensor(name).data for name in (_LOGITS, _DELTAS, _ANCHORS))
-        detections = efficient_nms(logits[:count], deltas[:count], anchors, self._nms)  # copies what it returns
+        detections = efficient_nms(logits[:count], deltas[:count], anchors[:count], self._nms)  # copies what it returns
         done = time.perf_counter()
         return Inference(detections, {"network": (inferred - start) * 1e3, "nms": (done - inferred) * 1e3})
 
@@ -119,11 +120,12 @@ def _check_input(model: Any, path: Path, card: ModelCard) -> None:
 
 def _check_outputs(model: Any, path: Path, card: ModelCard, batch: int) -> None:
     """Check, when the batch is set, that the file gives what the card says: every shape is known by then."""
-    logits = next((list(port.shape) for port in model.outputs if _LOGITS in port.get_names()), [])
-    count = logits[1] if len(logits) == 3 else "A"
+    sizes = level_sizes(card.anchors, card.input)
+    most = card.nms.top_k_per_level or max(sizes)
+    count = sum(min(size, most) for size in sizes)
     _check_port(model.outputs, _LOGITS, f"f32 [{batch},{count},{len(card.classes)}]", path)
     _check_port(model.outputs, _DELTAS, f"f32 [{batch},{count},4]", path)
-    _check_port(model.outputs, _ANCHORS, f"f32 [1,{count},4]", path)
+    _check_port(model.outputs, _ANCHORS, f"f32 [{1 if max(sizes) <= most else batch},{count},4]", path)
 
 
 def _check_port(ports: list[Any], name: str, expected: str, path: Path) -> None:

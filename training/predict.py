@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,26 +13,39 @@ from retinanet_edge.runtime.dataset import Sample, read_image
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.efficient_nms import efficient_nms
 from retinanet_edge.runtime.letterbox import Letterbox
+from retinanet_edge.runtime.level_top_k import keep_best_of_levels
 from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
 from retinanet_edge.runtime.progress import Progress
-from retinanet_edge.training.model import RetinaNet
+from retinanet_edge.training.model import LEVEL_STRIDES, RetinaNet
 
 
 def detect_samples(
     network: RetinaNet, samples: Sequence[Sample], input_spec: InputSpec, nms: NmsSpec, batch: int, after_batch: Callable[[], None]
 ) -> list[Detections]:
-    """Return the detections of each sample, in the pixels of its image. The network must be in evaluation mode."""
+    """Return the detections of each sample, in the pixels of its image. The network must be in evaluation mode.
+
+    They are those of its model.onnx, with which it shares post-processing and nms.top_k_per_level.
+    """
     device = network.anchors.device
     anchors = network.anchors.cpu().numpy()[None]
     found: list[Detections] = []
     with torch.inference_mode(), Progress("evaluating", len(samples)) as progress:
         for images, letterboxes in _letterboxed(samples, input_spec, batch):
-            class_logits, box_deltas = network(torch.from_numpy(images).to(device))
-            kept = efficient_nms(class_logits.float().cpu().numpy(), box_deltas.float().cpu().numpy(), anchors, nms)
+            class_logits, box_deltas = (outputs.float().cpu().numpy() for outputs in network(torch.from_numpy(images).to(device)))
+            candidates = class_logits, box_deltas, anchors
+            if nms.top_k_per_level is not None:
+                candidates = keep_best_of_levels(*candidates, _level_sizes(len(network.anchors), input_spec), nms.top_k_per_level)
+            kept = efficient_nms(*candidates, nms)
             found += [box.detections_to_frame(d) for d, box in zip(kept, letterboxes, strict=True)]
             progress.advance(len(images))
             after_batch()
     return found
+
+
+def _level_sizes(anchors: int, spec: InputSpec) -> list[int]:
+    """Return how many of a network's anchors are of each level: as many in every cell."""
+    cells = [math.ceil(spec.height / stride) * math.ceil(spec.width / stride) for stride in LEVEL_STRIDES]
+    return [anchors // sum(cells) * count for count in cells]
 
 
 def _letterboxed(

@@ -249,7 +249,7 @@ def no_model(project: Project) -> None:
         (never_exported, "model.onnx is needed but it does not exist: run python export/export_onnx.py"),
         (truncated_onnx, "must have SHA-256"),
         (onnx_of_another_model, "must have SHA-256"),
-        (newer_card, "schema version 2, got 99: update retinanet-edge"),
+        (newer_card, "schema version 3, got 99: update retinanet-edge"),
         (truncated_card, "may be truncated"),
         (no_model, "models/latest does not exist: run python training/train.py"),
     ],

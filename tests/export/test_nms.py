@@ -81,13 +81,20 @@ def test_a_fixed_batch_stays_fixed() -> None:
     assert [shape_of(output)[0] for output in model.graph.output] == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_anchors_of_each_image_are_taken_as_top_k_leaves_them(batch: int | str) -> None:
+    shapes = {"class_logits": [batch, 6, 3], "box_deltas": [batch, 6, 4], "anchors": [batch, 6, 4]}
+    model = append_efficient_nms(portable(shapes), NmsSpec())
+    assert [shape_of(output)[0] for output in model.graph.output] == [batch] * 4
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
         {"class_logits": ["N", 6, 3], "box_deltas": ["N", 6, 5], "anchors": [1, 6, 4]},  # five values a box
         {"class_logits": ["N", 6, 3], "box_deltas": ["N", 5, 4], "anchors": [1, 6, 4]},  # another A
         {"class_logits": ["N", 6, 3], "box_deltas": ["N", 6, 4], "anchors": [1, 5, 4]},
-        {"class_logits": ["N", 6, 3], "box_deltas": ["N", 6, 4], "anchors": [2, 6, 4]},  # anchors of each image
+        {"class_logits": ["N", 6, 3], "box_deltas": ["N", 6, 4], "anchors": [2, 6, 4]},  # anchors of two images
         {"class_logits": ["N", 6, 3], "box_deltas": ["B", 6, 4], "anchors": [1, 6, 4]},  # two kinds of batch
         {"class_logits": ["N", "A", 3], "box_deltas": ["N", "A", 4], "anchors": [1, 6, 4]},  # A unknown
         {"class_logits": ["N", 18], "box_deltas": ["N", 6, 4], "anchors": [1, 6, 4]},  # flat

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from retinanet_edge.export.compiler import BuildOptions, compile_engine
+from retinanet_edge.export.level_top_k import append_level_top_k
 from retinanet_edge.export.nms import append_efficient_nms
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.efficient_nms import efficient_nms
+from retinanet_edge.runtime.level_top_k import keep_best_of_levels
 from retinanet_edge.runtime.model_card import NmsSpec
 from retinanet_edge.runtime.tensorrt_session import TensorRTSession
 
@@ -23,8 +25,10 @@ def random_anchors(count: int, random: np.random.Generator) -> NDArray[np.float3
     return np.concatenate([random.uniform(0, 640, (1, count, 2)), random.uniform(8, 200, (1, count, 2))], -1).astype(np.float32)
 
 
-def plugin_session(anchors: NDArray[np.float32], classes: int, nms: NmsSpec, max_batch: int) -> TensorRTSession:
-    """A session of the plugin and nothing before it: its inputs are those of the network."""
+def plugin_session(
+    anchors: NDArray[np.float32], classes: int, nms: NmsSpec, max_batch: int, sizes: tuple[int, ...] = ()
+) -> TensorRTSession:
+    """A session of the plugin and nothing before it but top-K, where nms has it, of levels of `sizes`: inputs are those of the network."""
     shapes = {"class_logits": ["N", anchors.shape[1], classes], "box_deltas": ["N", anchors.shape[1], 4]}
     nodes = [helper.make_node("Identity", [f"{name}_in"], [name]) for name in shapes]
     inputs = [helper.make_tensor_value_info(f"{name}_in", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
@@ -32,6 +36,8 @@ def plugin_session(anchors: NDArray[np.float32], classes: int, nms: NmsSpec, max
     outputs.append(helper.make_tensor_value_info("anchors", TensorProto.FLOAT, anchors.shape))
     graph = helper.make_graph(nodes, "plugin", inputs, outputs, [numpy_helper.from_array(anchors, "anchors")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if nms.top_k_per_level is not None:
+        model = append_level_top_k(model, sizes, nms.top_k_per_level)
     plan = compile_engine(append_efficient_nms(model, nms).SerializeToString(), BuildOptions("fp32", max_batch=max_batch))
     return TensorRTSession(plan, "plugin")
 
@@ -94,6 +100,21 @@ def test_images_without_detections_are_empty_beside_others_that_have_some() -> N
         session.close()
     assert len(found[0]) == 0
     assert_same(found, efficient_nms(logits, deltas, anchors, nms))
+
+
+def test_top_k_before_the_plugin_gives_each_image_anchors_of_its_own() -> None:
+    random, sizes = np.random.default_rng(7), (600, 150, 40)
+    anchors, nms = random_anchors(sum(sizes), random), NmsSpec(top_k_per_level=50)
+    logits = random.normal(0, 2, (4, sum(sizes), 5)).astype(np.float32)
+    deltas = random.normal(0, 0.3, (4, sum(sizes), 4)).astype(np.float32)
+    expected = efficient_nms(*keep_best_of_levels(logits, deltas, anchors, sizes, 50), nms)
+    session = plugin_session(anchors, 5, nms, max_batch=4, sizes=sizes)
+    try:
+        assert min(map(len, expected)) > 0
+        for images in (slice(0, 1), slice(0, 4), slice(2, 4), slice(3, 4)):  # 1 image first: its anchors are not those of all
+            assert_same(run(session, logits[images], deltas[images]), expected[images])
+    finally:
+        session.close()
 
 
 def test_other_inputs_than_the_sessions_are_refused() -> None:

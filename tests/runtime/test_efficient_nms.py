@@ -238,11 +238,20 @@ def test_wild_deltas_give_infinite_boxes_and_no_warning():
 @pytest.mark.parametrize(
     ("logits", "deltas", "anchors"),
     [((1, 5, 2), (1, 4, 4), (1, 5, 4)), ((1, 5, 2), (1, 5, 4), (5, 4)), ((2, 5, 2), (1, 5, 4), (1, 5, 4)),
-     ((2, 5, 2), (2, 5, 4), (2, 5, 4))],
+     ((3, 5, 2), (3, 5, 4), (2, 5, 4)), ((1, 5, 2), (1, 5, 4), (2, 5, 4))],
 )  # fmt: skip
 def test_refuses_shapes_that_do_not_belong_together(logits, deltas, anchors):
     with pytest.raises(ValueError, match="class_logits, box_deltas and anchors must be"):
         efficient_nms(np.zeros(logits, F), np.zeros(deltas, F), np.zeros(anchors, F), NmsSpec())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_image_may_have_anchors_of_its_own(seed):
+    cases = [random_case(np.random.default_rng([seed, image]), 40, 3) for image in range(3)]
+    found = efficient_nms(*(np.stack(values) for values in zip(*cases, strict=True)), NmsSpec())
+    assert len(found) == 3
+    for one, case in zip(found, cases, strict=True):
+        assert_same(one, slow_nms(*case, NmsSpec()))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.0099, 1.0, -1.0, math.nan])

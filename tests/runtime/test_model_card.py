@@ -195,6 +195,7 @@ def test_what_is_no_card_of_this_schema(text, said):
         ("nms.iou_threshold", 0, r"nms\.iou_threshold must be above 0 and at most 1, got 0\.0"),
         ("nms.max_detections", 0, r"nms\.max_detections and nms\.top_k_per_level must be at least 1, got 0 and 1000"),
         ("nms.top_k_per_level", -1, "must be at least 1, got 50 and -1"),
+        ("nms.top_k_per_level", 3841, r"nms\.top_k_per_level must be at most 3840, which is TensorRT's limit, got 3841"),
     ],
 )
 def test_a_broken_field_is_named_with_its_place(path, value, said):

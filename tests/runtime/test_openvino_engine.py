@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto  # noqa: E402
 
 from retinanet_edge.runtime.errors import ModelFolderError  # noqa: E402
-from retinanet_edge.runtime.model_card import InputSpec  # noqa: E402
+from retinanet_edge.runtime.model_card import InputSpec, NmsSpec  # noqa: E402
 from retinanet_edge.runtime.openvino_engine import OpenVINOEngine  # noqa: E402
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny_model.py")))
@@ -40,9 +40,9 @@ def reference(path, images, nms):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     logits, deltas, anchors = session.run(["class_logits", "box_deltas", "anchors"], {"images": images})
     results = []
-    for image_logits, image_deltas in zip(logits, deltas, strict=True):
-        centres = image_deltas[:, :2] * anchors[0, :, 2:] + anchors[0, :, :2]
-        sides = anchors[0, :, 2:] * np.exp(image_deltas[:, 2:])
+    for image_logits, image_deltas, image_anchors in zip(logits, deltas, np.broadcast_to(anchors, deltas.shape), strict=True):
+        centres = image_deltas[:, :2] * image_anchors[:, 2:] + image_anchors[:, :2]
+        sides = image_anchors[:, 2:] * np.exp(image_deltas[:, 2:])
         boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
         scores = 1 / (1 + np.exp(-image_logits))
         order = sorted(zip(*np.nonzero(scores >= nms.score_threshold), strict=True), key=lambda at: -scores[at])
@@ -84,6 +84,20 @@ def test_takes_every_batch_up_to_its_own(network):
         for count in (3, 1, 2, 3):  # 1 after 3: the rows left from before must not show
             images = images_of(count, count)
             assert_same(engine.infer(images).detections, reference(network, images, card().nms))
+
+
+def test_takes_a_network_with_top_k_whose_anchors_are_each_images_own(tmp_path):
+    level_top_k = pytest.importorskip("retinanet_edge.export.level_top_k")
+    path, bounded = tmp_path / "model.onnx", card(nms=NmsSpec(0.3, 0.9, 10, top_k_per_level=7))
+    onnx.save(level_top_k.append_level_top_k(tiny_network(), (24,), 7), path)
+    with OpenVINOEngine(path, bounded, "fp32", batch=3) as engine:
+        for count in (3, 1, 2):
+            images = images_of(count, count)
+            found = engine.infer(images).detections
+            assert_same(found, reference(path, images, bounded.nms))
+            assert all(len(one) > 1 for one in found)
+    with pytest.raises(ModelFolderError, match=r"class_logits f32 \[1,24,3\] to fit its card, got f32 \[1,7,3\]"):
+        OpenVINOEngine(path, card(), "fp32")
 
 
 def test_a_later_call_does_not_change_earlier_results(network):

@@ -43,6 +43,29 @@ def test_detections_are_in_the_pixels_of_each_image_in_their_order(tmp_path: Pat
     assert len(batches) == 2
 
 
+class LevelsNetwork(nn.Module):
+    """As many anchors as cells of 64x64 pixels at strides 8 to 128, small and side by side; the later one, the better its score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("anchors", torch.stack([torch.arange(86) / 2 + 1] * 2 + [torch.full((86,), 0.25)] * 2, dim=1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.linspace(0, 5, 86)[None, :, None].expand(len(images), 86, 1), torch.zeros(len(images), 86, 4)
+
+
+def test_top_k_keeps_the_best_of_each_level(tmp_path: Path) -> None:
+    samples = [grey_sample(tmp_path / f"{i}.png", 0, 64, 64) for i in range(3)]
+    network = cast(RetinaNet, LevelsNetwork())
+    spec, nms = InputSpec(64, 64, (0,) * 3, (1,) * 3), NmsSpec(top_k_per_level=2)
+    found = detect_samples(network, samples, spec, nms, 2, lambda: None)
+    # Levels of 64, 16, 4, 1 and 1 anchors end before 64, 80, 84, 85 and 86.
+    kept = [85, 84, 83, 82, 79, 78, 63, 62]
+    assert [d.xyxy[:, 0].tolist() for d in found] == [[anchor / 2 + 1 - 0.125 for anchor in kept]] * 3
+    np.testing.assert_allclose(found[2].scores, torch.linspace(0, 5, 86).sigmoid()[kept], rtol=1e-5)
+    assert [len(d) for d in detect_samples(network, samples, spec, NmsSpec(), 2, lambda: None)] == [86] * 3
+
+
 def test_no_images_are_no_detections() -> None:
     network = cast(RetinaNet, BrightnessNetwork())
     assert detect_samples(network, [], InputSpec(64, 64, (0,) * 3, (1,) * 3), NmsSpec(), 2, lambda: None) == []
