@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.level_top_k import level_sizes
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, NetworkSpec
 from retinanet_edge.training.anchors import make_anchors
 from retinanet_edge.training.backbones import Backbone
@@ -64,6 +65,7 @@ class RetinaNet(nn.Module):
         )  # fmt: skip
         self.class_head = head(anchor_spec.per_cell * classes, prior_bias())
         self.box_head = head(anchor_spec.per_cell * 4, 0.0)
+        self.level_sizes = level_sizes(anchor_spec, input_spec)  # anchors of each level
         self.register_buffer("anchors", make_anchors(anchor_spec, input_spec.height, input_spec.width), persistent=False)
         self.register_buffer("box_variances", torch.tensor(spec.box_variances), persistent=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.level_top_k import keep_best_of_levels
 from retinanet_edge.runtime.model_card import InputSpec, NmsSpec
 from retinanet_edge.runtime.progress import Progress
-from retinanet_edge.training.model import LEVEL_STRIDES, RetinaNet
+from retinanet_edge.training.model import RetinaNet
 
 
 def detect_samples(
@@ -34,18 +33,12 @@ def detect_samples(
             class_logits, box_deltas = (outputs.float().cpu().numpy() for outputs in network(torch.from_numpy(images).to(device)))
             candidates = class_logits, box_deltas, anchors
             if nms.top_k_per_level is not None:
-                candidates = keep_best_of_levels(*candidates, _level_sizes(len(network.anchors), input_spec), nms.top_k_per_level)
+                candidates = keep_best_of_levels(*candidates, network.level_sizes, nms.top_k_per_level)
             kept = efficient_nms(*candidates, nms)
             found += [box.detections_to_frame(d) for d, box in zip(kept, letterboxes, strict=True)]
             progress.advance(len(images))
             after_batch()
     return found
-
-
-def _level_sizes(anchors: int, spec: InputSpec) -> list[int]:
-    """Return how many of a network's anchors are of each level: as many in every cell."""
-    cells = [math.ceil(spec.height / stride) * math.ceil(spec.width / stride) for stride in LEVEL_STRIDES]
-    return [anchors // sum(cells) * count for count in cells]
 
 
 def _letterboxed(

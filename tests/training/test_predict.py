@@ -48,6 +48,7 @@ class LevelsNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.level_sizes = (64, 16, 4, 1, 1)
         self.register_buffer("anchors", torch.stack([torch.arange(86) / 2 + 1] * 2 + [torch.full((86,), 0.25)] * 2, dim=1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
