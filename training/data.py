@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from retinanet_edge.runtime.dataset import Sample, read_image
 from retinanet_edge.runtime.errors import DatasetError, UserInputError
-from retinanet_edge.training.augment import Augmentation
+from retinanet_edge.training.augment import Augmentation, Example
+from retinanet_edge.training.mosaic import IMAGES, make_mosaic
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ class Share:
         return min(batch, samples // self.shares * self.shares)
 
 
-Example = tuple[Tensor, Tensor, Tensor]  # image, boxes, classes
-Turn = tuple[int, int, int]  # epoch, position in it, index of the sample
+Turn = tuple[int, int, tuple[int, ...]]  # epoch, position in it, index of the sample or of each one in a mosaic
 
 
 class TrainingBatches:
@@ -83,12 +84,19 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], augmentation: Augmentation, *, seed: int, batch: int, workers: int, share: Share | None = None
-    ) -> None:
-        """Prepare to read. Raises UserInputError where a batch cannot be cut evenly."""
+        self, samples: Sequence[Sample], augmentation: Augmentation, *, seed: int, batch: int, workers: int, share: Share | None = None,
+        last_epoch: int | None = None,
+    ) -> None:  # fmt: skip
+        """Prepare to read; `last_epoch`, counted from 1, says when mosaics end.
+
+        Raises UserInputError where a batch cannot be cut evenly, or mosaics would end before the first epoch.
+        """
         share = share or Share()
+        if last_epoch is not None:
+            augmentation.spec.check_epochs(last_epoch)
         self._samples, self._share = samples, share
-        self._turns = _Turns(len(samples), share.even_batch(batch, len(samples)), seed, share)
+        mosaic_share = partial(augmentation.spec.mosaic_share, last_epoch=last_epoch)
+        self._turns = _Turns(len(samples), share.even_batch(batch, len(samples)), seed, share, mosaic_share)
         self._loader = DataLoader(
             _Examples(samples, augmentation, seed),
             batch_sampler=self._turns,
@@ -108,8 +116,8 @@ class TrainingBatches:
         return self._turns.size
 
     def members(self, epoch: int, index: int) -> list[Sample]:
-        """Return the samples of a batch, its `index` in the epoch counted from 0, in all of its shares."""
-        return [self._samples[sample] for _, _, sample in self._turns.of_batch(epoch, index)]
+        """Return the samples of a batch, its `index` in the epoch counted from 0, in all of its shares; of a mosaic all four."""
+        return [self._samples[sample] for _, _, shown in self._turns.of_batch(epoch, index) for sample in shown]
 
     def steps(self, number: int) -> Iterator[list[Batch]]:
         """Yield of each batch of an epoch the parts that are this process's share. Raises as `epoch` does."""
@@ -137,9 +145,9 @@ class TrainingBatches:
 class _Turns:
     """Lists of turns, each one part of a batch: what the loader hands to its workers. Set `epoch` before iterating."""
 
-    def __init__(self, samples: int, size: int, seed: int, share: Share) -> None:
+    def __init__(self, samples: int, size: int, seed: int, share: Share, mosaic_share: Callable[[int], float]) -> None:
         self.epoch, self.size, self.batches = 0, size, -(-samples // size)
-        self._samples, self._seed, self._share = samples, seed, share
+        self._samples, self._seed, self._share, self._mosaic_share = samples, seed, share, mosaic_share
 
     def __len__(self) -> int:
         return self.batches * self._share.parts
@@ -157,8 +165,11 @@ class _Turns:
         return self._turns(epoch)[index * self.size : (index + 1) * self.size]
 
     def _turns(self, epoch: int) -> list[Turn]:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._samples)
-        return [(epoch, position, int(index)) for position, index in enumerate(np.resize(order, self.batches * self.size))]
+        generator = np.random.default_rng([self._seed, epoch])
+        order = np.resize(generator.permutation(self._samples), self.batches * self.size)
+        shown = [1 + (IMAGES - 1) * mosaic for mosaic in generator.random(len(order)) < self._mosaic_share(epoch)]
+        indices = np.column_stack([order, generator.integers(self._samples, size=(len(order), IMAGES - 1))]).tolist()
+        return [(epoch, position, tuple(indices[position][:count])) for position, count in enumerate(shown)]
 
 
 class _Examples(Dataset["Example | DatasetError | OSError"]):
@@ -171,21 +182,22 @@ class _Examples(Dataset["Example | DatasetError | OSError"]):
         self._samples, self._augmentation, self._seed = samples, augmentation, seed
 
     def __getitem__(self, turn: Turn) -> Example | DatasetError | OSError:
-        epoch, position, index = turn
-        sample = self._samples[index]
+        epoch, position, indices = turn
         try:
-            rgb = np.ascontiguousarray(read_image(sample)[:, :, ::-1])
+            examples = [_read(self._samples[index]) for index in indices]
         except (DatasetError, OSError) as error:
             return error
-        labelled = ~sample.crowd
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(np.random.SeedSequence([self._seed, epoch, position]).generate_state(1)[0]))
-            image, boxes, classes = self._augmentation(
-                torch.from_numpy(rgb).permute(2, 0, 1),
-                torch.from_numpy(sample.boxes[labelled]),
-                torch.from_numpy(sample.classes[labelled]),
-            )
+            single = len(examples) == 1
+            image, boxes, classes = self._augmentation(*examples[0]) if single else make_mosaic(self._augmentation, examples)
         return image.flip(0).permute(1, 2, 0).contiguous(), boxes, classes
+
+
+def _read(sample: Sample) -> Example:
+    rgb = torch.from_numpy(np.ascontiguousarray(read_image(sample)[:, :, ::-1]))
+    labelled = ~sample.crowd
+    return rgb.permute(2, 0, 1), torch.from_numpy(sample.boxes[labelled]), torch.from_numpy(sample.classes[labelled])
 
 
 def _stack(examples: list[Example | DatasetError | OSError]) -> Batch | DatasetError | OSError:

@@ -64,10 +64,11 @@ class Trainer:
         self.options = options
         self.history: list[EpochRecord] = []
         self._dataset, self._input, self._nms = dataset, input_spec, nms
-        augmentation = Augmentation(input_spec.height, input_spec.width, options.augment, flip=options.flip)
+        augmentation = Augmentation(input_spec.height, input_spec.width, options.augmentation)
         self._share = Share(process_rank(), process_count(), options.accumulate)
         self._batches = TrainingBatches(
-            dataset.train, augmentation, seed=options.seed, batch=options.batch, workers=options.workers, share=self._share
+            dataset.train, augmentation, seed=options.seed, batch=options.batch, workers=options.workers, share=self._share,
+            last_epoch=options.epochs,
         )
         self._rates = options.learning_rates(len(self._batches))
         self._step = OptimizerStep(network, options)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from retinanet_edge.runtime.errors import ModelFolderError
 from retinanet_edge.runtime.model_card import AnchorSpec, NetworkSpec, NmsSpec
+from retinanet_edge.training.augment import AugmentationSpec
 from retinanet_edge.training.losses import BoxLoss, LossSpec
 from retinanet_edge.training.model import LEVEL_STRIDES
 from retinanet_edge.training.profiles import ProfileName
@@ -113,6 +114,19 @@ class TrainingOptions:
     def nms(self) -> NmsSpec:
         """Post-processing of the trained model."""
         return NmsSpec(iou_threshold=self.nms_iou, top_k_per_level=self.top_k)
+
+    @property
+    def augmentation(self) -> AugmentationSpec:
+        """What may happen to a training image. Raises UserInputError for what cannot be."""
+        return AugmentationSpec(
+            self.augment, self.flip, self.scale_jitter, self.color_jitter, self.rand_augment, self.rand_magnitude, self.mosaic,
+            self.mosaic_off_epochs,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise UserInputError where settings, each good by itself, do not go together."""
+        _ = self.loss, self.nms
+        self.augmentation.check_epochs(self.epochs)
 
     def with_freezing_settled(self, *, pretrained: bool) -> TrainingOptions:
         """Return the options with what the profile freezes of a backbone that is `pretrained`, and nothing of one that is not."""

@@ -42,7 +42,7 @@ def train(options: TrainingOptions, folder: Path | None, *, replace: bool) -> Pa
     """Train a new model into `folder` (None: models/<data>-<time>) and return it; `replace` allows one that holds a model."""
     check_input_size(options.input_height, options.input_width)
     options = dataclasses.replace(options, device=choose_device(options.device or None))
-    _ = options.loss, options.nms  # refuses what cannot be, before anything is read
+    options.check()  # before anything is read
     target = from_first(lambda: _new_folder(Path(options.data), folder, replace=replace))
     dataset = read_dataset(options.data)
     for line in describe(dataset):

@@ -90,7 +90,10 @@ def _add_training_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_augmentation_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--augment", type=number(0, 1), default=1.0, help="strength of the changes of scale and colour below, 0 to 1")
+    group.add_argument(
+        "--augment", type=number(0, 1), default=1.0,
+        help="strength of changes of scale and colour, 0 to 1; 0 only fits the image (RandAugment and mosaics have flags of their own)",
+    )  # fmt: skip
     group.add_argument(
         "--scale-jitter", type=pair, metavar="LOW,HIGH", default=(0.6, 1.6),
         help="range of the image's scale, in that at which it just fits; then a random crop of the input's size",
@@ -104,7 +107,7 @@ def _add_augmentation_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rand-magnitude", type=number(0, 1), default=0.5, help="strength of these")
     group.add_argument("--mosaic", type=number(0, 1), default=0.0, help="share of the images that become mosaics of four")
     group.add_argument(
-        "--mosaic-off-epochs", type=whole_number(0), metavar="EPOCHS", default=5, help="last epochs without mosaics"
+        "--mosaic-off-epochs", type=whole_number(0), metavar="EPOCHS", default=5, help="last epochs without mosaics, fewer than --epochs"
     )
 
 
@@ -150,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
 def _profile() -> str:
     """Return the profile that the command line names, whose defaults the other flags have."""
     early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--profile", default="default")
+    early.add_argument("--profile", default="default", help="read before the others, which take their defaults from it")
     named: str = early.parse_known_args()[0].profile
     return named if named in PROFILES else "default"
 

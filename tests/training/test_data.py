@@ -11,12 +11,14 @@ import torch
 
 from retinanet_edge.runtime.dataset import Sample
 from retinanet_edge.runtime.errors import DatasetError, UserInputError
-from retinanet_edge.runtime.letterbox import Letterbox
-from retinanet_edge.training.augment import Augmentation
+from retinanet_edge.runtime.letterbox import FILL, Letterbox
+from retinanet_edge.training.augment import Augmentation, AugmentationSpec
 from retinanet_edge.training.data import Batch, Share, TrainingBatches
 from tests.training.conftest import FORKS
 
-AUGMENTED, FITTED = Augmentation(32, 48, 1.0), Augmentation(32, 48, 0.0)
+AUGMENTED, FITTED = Augmentation(32, 48, AugmentationSpec()), Augmentation(32, 48, AugmentationSpec(strength=0.0))
+MOSAICS = Augmentation(32, 48, AugmentationSpec(rand_augment=2, mosaic=0.5))
+KINDS = pytest.mark.parametrize("augmentation", [AUGMENTED, MOSAICS], ids=["single", "mosaics"])
 
 
 def make_sample(path: Path, number: int, crowd: tuple[bool, ...] = (False, False)) -> Sample:
@@ -50,9 +52,10 @@ def equal(ours: list[Batch], theirs: list[Batch]) -> bool:
 
 
 @FORKS
-def test_workers_change_nothing(samples: list[Sample]) -> None:
-    alone = TrainingBatches(samples, AUGMENTED, seed=3, batch=2, workers=0)
-    with closing(TrainingBatches(samples, AUGMENTED, seed=3, batch=2, workers=2)) as several:
+@KINDS
+def test_workers_change_nothing(samples: list[Sample], augmentation: Augmentation) -> None:
+    alone = TrainingBatches(samples, augmentation, seed=3, batch=2, workers=0)
+    with closing(TrainingBatches(samples, augmentation, seed=3, batch=2, workers=2)) as several:
         for number in (1, 2):
             assert equal(list(alone.epoch(number)), list(several.epoch(number)))
 
@@ -79,16 +82,19 @@ def test_workers_leave_the_signals_of_a_terminal_to_the_main_process(samples: li
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # nothing stays blocked here
 
 
-def test_order_and_augmentation_follow_seed_and_epoch(samples: list[Sample]) -> None:
-    assert equal(epoch(samples), epoch(samples))
-    assert not equal(epoch(samples, 1), epoch(samples, 2))
-    assert not equal(epoch(samples, seed=0), epoch(samples, seed=1))
+@KINDS
+def test_order_and_augmentation_follow_seed_and_epoch(samples: list[Sample], augmentation: Augmentation) -> None:
+    first = epoch(samples, augmentation=augmentation)
+    assert equal(first, epoch(samples, augmentation=augmentation))
+    assert not equal(first, epoch(samples, 2, augmentation=augmentation))
+    assert not equal(first, epoch(samples, seed=1, augmentation=augmentation))
 
 
-def test_an_epoch_can_be_had_without_those_before_it(samples: list[Sample]) -> None:
-    batches = TrainingBatches(samples, AUGMENTED, seed=0, batch=2, workers=0)
+@KINDS
+def test_an_epoch_can_be_had_without_those_before_it(samples: list[Sample], augmentation: Augmentation) -> None:
+    batches = TrainingBatches(samples, augmentation, seed=0, batch=2, workers=0)
     list(batches.epoch(1))
-    assert equal(list(batches.epoch(2)), epoch(samples, 2))  # what resuming needs
+    assert equal(list(batches.epoch(2)), epoch(samples, 2, augmentation=augmentation))  # what resuming needs
 
 
 def test_reading_leaves_the_random_numbers_of_others_alone(samples: list[Sample]) -> None:
@@ -117,10 +123,13 @@ def test_batches_have_the_asked_size_or_all_images(
 
 
 @pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 2), (2, 2)])
-def test_shares_together_are_the_batches_of_one_process(processes: int, parts: int, samples: list[Sample]) -> None:
-    alone = epoch(samples, batch=4)
+@KINDS
+def test_shares_together_are_the_batches_of_one_process(
+    processes: int, parts: int, samples: list[Sample], augmentation: Augmentation
+) -> None:
+    alone = epoch(samples, batch=4, augmentation=augmentation)
     shared = [
-        list(TrainingBatches(samples, AUGMENTED, seed=0, batch=4, workers=0, share=Share(rank, processes, parts)).steps(1))
+        list(TrainingBatches(samples, augmentation, seed=0, batch=4, workers=0, share=Share(rank, processes, parts)).steps(1))
         for rank in range(processes)
     ]
     assert [len(steps) for steps in shared] == [2] * processes
@@ -168,6 +177,9 @@ def test_crowd_boxes_are_left_out(tmp_path: Path) -> None:
     (batch,) = epoch([sample], augmentation=FITTED)
     assert batch.classes.tolist() == [11]
     assert batch.counts == [1]
+    (batch,) = epoch([sample], augmentation=Augmentation(32, 48, AugmentationSpec(mosaic=1.0)))
+    assert set(batch.classes.tolist()) == {11}
+    assert 1 < batch.counts[0] <= 4  # the only image, four times
 
 
 def test_objects_stay_with_their_image_where_some_have_none(tmp_path: Path) -> None:
@@ -187,13 +199,16 @@ def test_a_data_set_of_images_without_objects_gives_empty_boxes(tmp_path: Path) 
 
 
 @FORKS
+@KINDS
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_does_not_decode_is_one_line_with_its_name(samples: list[Sample], workers: int) -> None:
+def test_an_image_that_does_not_decode_is_one_line_with_its_name(
+    samples: list[Sample], workers: int, augmentation: Augmentation
+) -> None:
     broken = bytearray(samples[3].path.read_bytes())
     broken[len(broken) // 2 : len(broken) // 2 + 200] = bytes(200)  # the header stays: a look at the sizes passes
     samples[3].path.write_bytes(bytes(broken))
     with pytest.raises(DatasetError) as caught:
-        epoch(samples, workers=workers)
+        epoch(samples, workers=workers, augmentation=augmentation)
     assert str(caught.value).startswith(f"image {samples[3].path} must decode")
     assert "\n" not in str(caught.value)
 
@@ -206,3 +221,56 @@ def test_a_file_that_cannot_be_opened_keeps_its_error(samples: list[Sample], wor
     with pytest.raises(OSError, match="Is a directory") as caught:
         epoch(samples, workers=workers)
     assert caught.value.filename == str(samples[2].path)
+
+
+def one_colour(folder: Path, count: int) -> list[Sample]:
+    """Write images of one grey each: 10, 20, ... (never that of the border)."""
+    samples = [make_sample(folder / f"{number}.png", number) for number in range(count)]
+    for number, sample in enumerate(samples):
+        cv2.imwrite(str(sample.path), np.full((40, 50, 3), 10 * (number + 1), np.uint8))
+    return samples
+
+
+def greys(image: torch.Tensor) -> set[int]:
+    return set(image.unique().tolist()) - {FILL}
+
+
+def mosaics_of(share: float, off_epochs: int) -> Augmentation:
+    return Augmentation(32, 48, AugmentationSpec(strength=0.0, mosaic=share, mosaic_off_epochs=off_epochs))
+
+
+def test_mosaics_show_four_images_until_the_last_epochs(tmp_path: Path) -> None:
+    samples = one_colour(tmp_path, 8)
+    batches = TrainingBatches(samples, mosaics_of(1.0, 2), seed=0, batch=4, workers=0, last_epoch=4)
+    shown = {number: [greys(image) for batch in batches.epoch(number) for image in batch.images] for number in (1, 2, 3, 4)}
+    for number in (1, 2):  # the 3 others are drawn among 8, some twice: 8 * (1 - (7 / 8) ** 3) = 2.6 and the first are 3.3 at most
+        assert max(map(len, shown[number])) == 4
+        assert np.mean([len(each) for each in shown[number]]) > 2.5
+    for number in (3, 4):
+        assert [len(each) for each in shown[number]] == [1] * 8
+        assert set.union(*shown[number]) == {10 * (index + 1) for index in range(8)}
+
+
+def test_every_image_of_a_mosaic_is_a_member_of_its_batch(tmp_path: Path) -> None:
+    samples = one_colour(tmp_path, 6)
+    grey_of = {sample.path: 10 * (number + 1) for number, sample in enumerate(samples)}
+    batches = TrainingBatches(samples, mosaics_of(1.0, 0), seed=0, batch=1, workers=0, last_epoch=1)
+    for index, batch in enumerate(batches.epoch(1)):
+        members = batches.members(1, index)
+        assert len(members) == 4
+        assert greys(batch.images) - {grey_of[member.path] for member in members} == set()
+        top_left = int(batch.images[0, 0, 0, 0])  # the image whose turn it is: each has one turn in an epoch
+        assert top_left == grey_of[members[0].path]
+
+
+def test_the_share_of_mosaics_is_as_asked(tmp_path: Path) -> None:
+    samples = one_colour(tmp_path, 2) * 200
+    batches = TrainingBatches(samples, mosaics_of(0.25, 0), seed=0, batch=1, workers=0)
+    counts = [len(batches.members(7, index)) for index in range(400)]
+    assert set(counts) == {1, 4}
+    assert 65 < counts.count(4) < 135  # 100 of 400, four standard deviations of 8.7
+
+
+def test_mosaics_that_would_end_before_the_first_epoch_are_refused(samples: list[Sample]) -> None:
+    with pytest.raises(UserInputError, match="--mosaic-off-epochs must be less than --epochs 2"):
+        TrainingBatches(samples, mosaics_of(0.5, 2), seed=0, batch=2, workers=0, last_epoch=2)

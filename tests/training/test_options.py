@@ -14,10 +14,10 @@ def test_options_survive_json() -> None:
 
 
 def test_options_of_another_version_are_refused_by_name() -> None:
-    values = {**SMALL_OPTIONS.to_json(), "mosaic": True}
-    with pytest.raises(ModelFolderError, match=r"last\.safetensors was written by another version \(settings \['mosaic'\] differ\)"):
+    values = {**SMALL_OPTIONS.to_json(), "colour": True}
+    with pytest.raises(ModelFolderError, match=r"last\.safetensors was written by another version \(settings \['colour'\] differ\)"):
         options_from_json(values, "last.safetensors")
-    del values["mosaic"], values["seed"]
+    del values["colour"], values["seed"]
     with pytest.raises(ModelFolderError, match="'seed'"):
         options_from_json(values, "last.safetensors")
 
