@@ -2,6 +2,8 @@
 
 Below 11 a network is weakly typed: builder flags allow FP16 and INT8, and layers are held in FP32 one by one. From 11 on its
 types are those of the file, so the portable FP32 file gives an FP32 engine and nothing else.
+
+Releases are told apart by the names that they have, with hasattr; a test holds every branch to the names of its releases.
 """
 
 from __future__ import annotations
@@ -110,8 +112,7 @@ def compile_engine(model: bytes, options: BuildOptions) -> bytes:
     """
     import tensorrt as trt
 
-    weakly_typed = hasattr(trt.BuilderFlag, "FP16")
-    if not weakly_typed and options.precision != "fp32":
+    if not is_weakly_typed() and options.precision != "fp32":
         raise EngineError(
             f"TensorRT {trt.__version__} makes {options.precision} engines only of ONNX files typed so, which this release does "
             "not write: run python export/build_engine.py --fp32, or install TensorRT 10"
@@ -121,9 +122,16 @@ def compile_engine(model: bytes, options: BuildOptions) -> bytes:
     logger.take_errors()  # what earlier work left there
     trt.init_libnvinfer_plugins(logger, "")
     plan = _build_plan(created(lambda: trt.Builder(logger)), model, options, logger)
-    if weakly_typed and options.precision != "fp32":
+    if is_weakly_typed() and options.precision != "fp32":
         check_nms_in_fp32(_inspect(plan, logger))
     return plan
+
+
+def is_weakly_typed() -> bool:
+    """Say whether builder flags allow this TensorRT other precisions than FP32, as they do below 11."""
+    import tensorrt as trt
+
+    return hasattr(trt.BuilderFlag, "FP16")
 
 
 def _build_plan(builder: Any, model: bytes, options: BuildOptions, logger: Any) -> bytes:
@@ -135,7 +143,7 @@ def _build_plan(builder: Any, model: bytes, options: BuildOptions, logger: Any) 
     config = builder.create_builder_config()
     _configure(config, options)
     config.add_optimization_profile(_batch_profile(builder, network, options))
-    if options.precision != "fp32":
+    if is_weakly_typed() and options.precision != "fp32":
         hold_nms_in_fp32(network)
     cache = _attach_timing_cache(config, options.timing_cache)  # must outlive the build
     logger.take_errors()  # a cache of another machine is refused in red, and does no harm
@@ -179,15 +187,15 @@ def _configure(config: Any, options: BuildOptions) -> None:
         config.builder_optimization_level = options.optimization_level
     if options.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # which has the mantissa of FP16
-    else:
+    elif is_weakly_typed():
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    if options.precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
-    if int(trt.__version__.split(".")[0]) < 10 and not options.external_tactics:
+        if options.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+    if hasattr(trt.TacticSource, "CUBLAS") and not options.external_tactics:  # 10 has the names still, and does without them anyway
         sources = config.get_tactic_sources()
-        for name in ("CUBLAS", "CUBLAS_LT", "CUDNN"):
-            sources &= ~(1 << int(getattr(trt.TacticSource, name)))
+        for source in (trt.TacticSource.CUBLAS, trt.TacticSource.CUBLAS_LT, trt.TacticSource.CUDNN):
+            sources &= ~(1 << int(source))
         config.set_tactic_sources(sources)
 
 
