@@ -23,7 +23,7 @@ from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.training.data import Batch
 from retinanet_edge.training.distributed import copy_from_first, from_first, process_count, sum_over_processes
 from retinanet_edge.training.freezing import freeze_norms, freeze_stages, keep_frozen
-from retinanet_edge.training.losses import LossSpec, normalize, sum_losses
+from retinanet_edge.training.losses import normalize, sum_losses
 from retinanet_edge.training.model import RetinaNet
 from retinanet_edge.training.options import TrainingOptions
 from retinanet_edge.training.targets import match
@@ -57,10 +57,9 @@ def check_precision(options: TrainingOptions) -> None:
 class OptimizerStep:
     """Holds what a step changes: the network, its running average, the optimizer, and the scale that fp16 needs."""
 
-    def __init__(self, network: RetinaNet, options: TrainingOptions, loss: LossSpec | None = None) -> None:
-        """Prepare the steps. `loss` replaces that of the options. Raises UserInputError where the device cannot train in this precision."""
+    def __init__(self, network: RetinaNet, options: TrainingOptions) -> None:
         check_precision(options)
-        self._options, self._loss = options, loss or options.loss
+        self._options, self._loss = options, options.loss
         self._device = torch.device(options.device)
         network = _with_synchronised_norms(network, options)
         self.network = network.to(self._device).to(memory_format=torch.channels_last)  # faster convolutions on both CPU and GPU
