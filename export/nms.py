@@ -2,7 +2,7 @@
 
 Facts are of NVIDIA/TensorRT, plugin/efficientNMSPlugin, releases 8.5 to 11. The plugin decodes boxes itself (box_coding 1: centre
 and size on the anchors), takes the sigmoid of the logits and suppresses by class; runtime/efficient_nms.py is its twin in NumPy.
-A path without the plugin would be another function of this signature, with the same four outputs.
+The path without the plugin is native_nms.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ COUNT_OUTPUT = "num_detections"
 OUTPUTS = (COUNT_OUTPUT, "detection_boxes", "detection_scores", "detection_classes")
 # TensorRT finds the plugin by operator name, whatever the domain; ONNX's checker skips domains that it does not know.
 _DOMAIN = "TRT"
+# Four int32 and two float32 buffers (EfficientNMSWorkspaceSize of efficientNMSInference.cu); its counters and sort add next to nothing.
+_BYTES_PER_SCORE = 4 * 4 + 2 * 4
 _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
 
 
@@ -28,7 +30,7 @@ def append_efficient_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProt
     outputs are num_detections int32 [N, 1], detection_boxes [N, M, 4] (xyxy, input pixels), detection_scores [N, M] and detection_classes
     int32 [N, M], with M = nms.max_detections. Raises EngineError for a graph with other outputs.
     """
-    batch = _checked_batch(model.graph)
+    batch = checked_batch(model.graph)
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     complete.graph.node.append(
@@ -57,7 +59,15 @@ def plugin_attributes(nms: NmsSpec) -> dict[str, float | int | str]:
     }
 
 
-def _checked_batch(graph: onnx.GraphProto) -> int | str:
+def plugin_workspace_bytes(anchors: int, classes: int, batch: int) -> int:
+    """Return about how much GPU memory the plugin takes besides its inputs and outputs, FP32.
+
+    anchors: those that enter it, after top-K. There is room for every score of every image, whether or not it passes the threshold.
+    """
+    return _BYTES_PER_SCORE * batch * anchors * classes
+
+
+def checked_batch(graph: onnx.GraphProto) -> int | str:
     """Return the batch, a number or a name. Raises EngineError where the outputs are not those of the portable graph."""
     found = {output.name: _describe(output) for output in graph.output}
     shapes = {name: shape for name, (kind, shape) in found.items() if kind == "FLOAT"}

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from retinanet_edge.export.nms import OUTPUTS, PLUGIN, append_efficient_nms, plugin_attributes
+from retinanet_edge.export.nms import OUTPUTS, PLUGIN, append_efficient_nms, plugin_attributes, plugin_workspace_bytes
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.model_card import NmsSpec
 
@@ -160,3 +160,15 @@ def test_the_creator_makes_a_plugin_of_our_attributes(creator) -> None:
             fields.append(trt.PluginField(name, np.array([value], dtype), kind))
     plugin = creator.create_plugin("efficient_nms", trt.PluginFieldCollection(fields))
     assert (plugin.plugin_type, plugin.plugin_version, plugin.num_outputs) == (PLUGIN, "1", len(OUTPUTS))
+
+
+@pytest.mark.parametrize(
+    ("anchors", "classes", "batch", "megabytes"),
+    [
+        (76725, 80, 1, 147.3),  # nine anchors at 640: 9 * (80^2 + 40^2 + 20^2 + 10^2 + 5^2) = 76725; * 80 classes * 24 bytes
+        (76725, 80, 8, 1178.5),
+        (3840, 80, 8, 59.0),
+    ],
+)
+def test_the_plugins_memory_is_24_bytes_for_every_score(anchors: int, classes: int, batch: int, megabytes: float) -> None:
+    assert plugin_workspace_bytes(anchors, classes, batch) / 1e6 == pytest.approx(megabytes, abs=0.05)
