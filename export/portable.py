@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 
 from retinanet_edge.export.level_top_k import append_level_top_k
-from retinanet_edge.export.parity import max_difference
 from retinanet_edge.export.torch_graph import OPSET, to_onnx
+from retinanet_edge.export.torch_parity import max_difference
 from retinanet_edge.runtime.dataset import read_dataset
 from retinanet_edge.runtime.errors import RetinaNetEdgeError
 from retinanet_edge.runtime.level_top_k import level_sizes

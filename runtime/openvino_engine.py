@@ -19,7 +19,7 @@ from retinanet_edge.runtime.model_card import ModelCard, Precision
 
 _INPUT, _LOGITS, _DELTAS, _ANCHORS = "images", "class_logits", "box_deltas", "anchors"
 # FP32 for what is not quantized, whatever the machine's own favourite is: figures must not depend on the machine.
-_COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
 class OpenVINOEngine:
@@ -32,6 +32,7 @@ class OpenVINOEngine:
     """
 
     backend = "OpenVINO"
+    frame_size: tuple[int, int] | None = None
 
     def __init__(self, path: Path, card: ModelCard, precision: Precision, batch: int = 1) -> None:
         self.name = f"{path.name} on OpenVINO"
@@ -47,22 +48,30 @@ class OpenVINOEngine:
         try:
             model.reshape({_INPUT: list(self._images.shape)})
             _check_outputs(model, path, card, batch)
-            self._request = core.compile_model(model, "CPU", _COMPILE_OPTIONS).create_infer_request()
+            self._request = core.compile_model(model, "CPU", COMPILE_OPTIONS).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"{path} does not compile on OpenVINO ({_last_line(error)}): {_remedy(path)}") from None
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run uint8 [N, H, W, 3] BGR, 1 <= N <= max_batch. Raises ValueError for another shape or a closed engine."""
-        self._check_images(images)
         start = time.perf_counter()
+        heads = self.heads(images)
+        inferred = time.perf_counter()
+        detections = efficient_nms(*heads, self._nms)  # copies what it returns
+        done = time.perf_counter()
+        return Inference(detections, {"network": (inferred - start) * 1e3, "nms": (done - inferred) * 1e3})
+
+    def heads(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return class_logits [N, A, K], box_deltas [N, A, 4] and anchors [1 or N, A, 4] of images as `infer` takes them.
+
+        They are the network's own memory: valid until the next call.
+        """
+        self._check_images(images)
         count = len(images)
         self._images[:count] = images  # what an earlier call left in the other rows does no harm
         self._request.infer({_INPUT: self._images}, share_inputs=True, share_outputs=True)
-        inferred = time.perf_counter()
         logits, deltas, anchors = (self._request.get_tensor(name).data for name in (_LOGITS, _DELTAS, _ANCHORS))
-        detections = efficient_nms(logits[:count], deltas[:count], anchors[:count], self._nms)  # copies what it returns
-        done = time.perf_counter()
-        return Inference(detections, {"network": (inferred - start) * 1e3, "nms": (done - inferred) * 1e3})
+        return logits[:count], deltas[:count], anchors[:count]
 
     def _check_images(self, images: NDArray[np.uint8]) -> None:
         if self._request is None:
