@@ -89,6 +89,11 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
+def is_inside(path: Path, bases: Sequence[Path]) -> bool:
+    """Say whether a path, links not followed, is of one of the folders `bases` or in it."""
+    return _is_inside(path, [_normal(base.absolute()) for base in bases])
+
+
 def _is_inside(path: Path, limits: list[Path]) -> bool:
     absolute = _normal(path.absolute())
     return any(absolute.is_relative_to(limit) for limit in limits)

@@ -94,7 +94,7 @@ def _percentile_rows(samples: Sequence[Sample]) -> list[list[str]]:
         "box width / image width": relative[:, 0],
         "box height / image height": relative[:, 1],
         "box size / image size": np.sqrt(relative.prod(axis=1)),
-        "box width / box height": sides[:, 0] / sides[:, 1],
+        "box height / box width": sides[:, 1] / sides[:, 0],  # as anchor ratios are
     }
     header = ["", "least", *(f"{percent}%" for percent in _PERCENTILES[1:-1]), "most"]
     known = {name: np.percentile(values, _PERCENTILES) for name, values in figures.items() if len(values)}

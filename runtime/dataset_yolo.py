@@ -23,6 +23,7 @@ from retinanet_edge.runtime.dataset_labels import (
     Report,
     check_class_names,
     find_inside,
+    is_inside,
     read_label_text,
     refuse,
 )  # fmt: skip
@@ -119,19 +120,24 @@ def _places_in_settings(files: YoloFiles, settings: dict[str, Any]) -> dict[str,
             if place := _resolve(files.folder, settings.get("path"), entry):
                 places.setdefault(split, []).append(place)
             elif split != "test":
-                raise DatasetError(f"{files.settings}: {key} must be a folder or list of images, got {entry}, which does not exist")
+                raise DatasetError(f"{files.settings}: {key} must be a folder or list of images in the data folder, got {entry}")
     return places
 
 
 def _resolve(folder: Path, root: object, entry: str) -> Path | None:
     # Roboflow writes "../train/images" for what stands beside the file.
-    candidates = [base / text for base in _bases(folder, root) for text in (entry, entry.removeprefix("../"))]
-    return next((place for place in candidates if place.exists()), None)
+    bases = _bases(folder, root)
+    candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
+    return next((place for place in candidates if place.exists() and is_inside(place, bases)), None)
 
 
 def _bases(folder: Path, root: object) -> list[Path]:
-    """Return the folders that the settings' paths start from; `root`: what they say as path."""
-    return [folder / root, folder] if isinstance(root, str) else [folder]
+    """Return the folders that the settings' paths start from and may not leave; `root`: the data folder that they name as path."""
+    if not isinstance(root, str):
+        return [folder]
+    if (folder / root).resolve().parent == (folder / root).resolve():
+        raise DatasetError(f"{folder}: path must be the folder of the data, got {root}, which holds the whole machine: name theirs")
+    return [folder / root, folder]
 
 
 def _places_in_layout(folder: Path) -> dict[str, list[Path]]:

@@ -4,6 +4,7 @@
     ├── UserInputError          exit 2   what the user gave is missing, broken or does not fit
     │   ├── DatasetError                 a labelled folder or one of its files
     │   ├── ModelFolderError             a model folder, its card, or a file the card vouches for
+    │   ├── WeightsError                 published weights that cannot be had
     │   └── CameraError                  a camera, video or image folder that cannot be opened
     ├── EngineError             exit 1   an engine that does not build, load or run on this machine
     └── VerdictError            exit 3   the INT8 model loses more accuracy than allowed
@@ -47,6 +48,17 @@ class DatasetError(UserInputError):
 
 class ModelFolderError(UserInputError):
     """A model folder, its card, or a file the card vouches for cannot be used."""
+
+
+class WeightsError(UserInputError):
+    """Published weights cannot be had.
+
+    what: which, why, and how to bring them; the message ends in what to do `instead`.
+    """
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what}, or {instead}")
+        self.what = what
 
 
 class CameraError(UserInputError):

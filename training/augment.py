@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import FILL
-from retinanet_edge.training.rand_augment import RandAugment
+from retinanet_edge.training.rand_augment import RATE, SPREAD, RandAugment
 
 Example = tuple[Tensor, Tensor, Tensor]  # image uint8 [3, h, w] RGB, boxes xyxy [n, 4] in its pixels, classes [n]
 
@@ -28,7 +28,8 @@ class AugmentationSpec:
     flip: mirror half of the images (at any strength above 0).
     scale_jitter: range of the scale, in that at which the image just fits; what is too large is cut at a random place.
     color_jitter: by how much of itself brightness, contrast and saturation change at most, and the hue by an eighth of that.
-    rand_augment, rand_magnitude: operations of RandAugment for each image, whatever the strength, and how far they go, 0 to 1.
+    rand_augment, rand_magnitude: operations of RandAugment for each image, whatever the strength, and how far they go, 0 to 1;
+    rand_rate, rand_spread: as RandAugment has them.
     mosaic: share of the images that become one of four in a mosaic, but for the last `mosaic_off_epochs` epochs.
     """
 
@@ -40,6 +41,8 @@ class AugmentationSpec:
     rand_magnitude: float = 0.5
     mosaic: float = 0.0
     mosaic_off_epochs: int = 5
+    rand_rate: float = RATE
+    rand_spread: float = SPREAD
 
     def __post_init__(self) -> None:
         """Refuse what cannot be. Raises UserInputError."""
@@ -89,7 +92,7 @@ class Augmentation:
         amount = spec.color_jitter * spec.strength
         colour = v2.ColorJitter(brightness=amount, contrast=amount, saturation=amount, hue=amount / 8)
         self._flip_and_colour = v2.Compose([v2.RandomHorizontalFlip(0.5 if spec.flip and spec.strength else 0.0), colour])
-        self._rand_augment = RandAugment(spec.rand_augment, spec.rand_magnitude)
+        self._rand_augment = RandAugment(spec.rand_augment, spec.rand_magnitude, rate=spec.rand_rate, spread=spec.rand_spread)
 
     def __call__(self, image: Tensor, boxes: Tensor, classes: Tensor) -> Example:
         """Return image uint8 [3, H, W], boxes [n, 4] and classes [n] of an image uint8 [3, h, w] RGB with boxes in its pixels."""

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.errors import UserInputError, WeightsError
 from retinanet_edge.training.presets import PresetEntry, resolve
 from retinanet_edge.training.same_padding import fix_same_padding
 from retinanet_edge.training.vitdet import ViTDet
@@ -64,23 +64,30 @@ class Backbone(nn.Module):
 def make_backbone(name: str, weights: str) -> tuple[Backbone, str]:
     """Return the backbone and what its weights started from ("imagenet" or "none").
 
-    weights: "imagenet" raises UserInputError where they cannot be had; "auto" then says so in one line and starts from random
-    weights; anything else starts from random weights.
+    weights: "imagenet" raises WeightsError where they cannot be had; "auto" then says so in one line and starts from random
+    weights; anything else starts from random weights. Raises UserInputError for a name without features at strides 8, 16, 32.
     """
     if weights not in ("imagenet", "auto"):
         return Backbone(name), "none"
+    untrained = Backbone(name)  # first of all: where there is no such network, it is not its weights that are missing
+    try:
+        return _pretrained(name), "imagenet"
+    except WeightsError as error:
+        if weights == "imagenet":
+            raise
+        print(f"{error.what}; starting from random weights", file=sys.stderr)
+        return untrained, "none"
+
+
+def _pretrained(name: str) -> Backbone:
     _use_cache_when_offline()
     try:
-        return Backbone(name, imagenet=True), "imagenet"
+        return Backbone(name, imagenet=True)
     except _FETCH_ERRORS as error:
         reason = _first_sentence(error)
-        if weights == "imagenet":
-            raise UserInputError(
-                f"ImageNet weights of {name} cannot be had ({reason}): "
-                "bring them as a file with --weights FILE, or start with --weights none"
-            ) from None
-        print(f"ImageNet weights of {name} cannot be had ({reason}): starting from random weights", file=sys.stderr)
-        return Backbone(name), "none"
+        raise WeightsError(
+            f"trained weights of {name} cannot be had ({reason}): bring them as a file with --weights FILE", "start with --weights none"
+        ) from None
 
 
 def _use_cache_when_offline() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from retinanet_edge.runtime.dataset import Dataset
-from retinanet_edge.runtime.errors import UserInputError
-from retinanet_edge.runtime.model_card import InputSpec, ModelCard, TrainingRecord
+from retinanet_edge.runtime.errors import UserInputError, WeightsError
+from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, ModelCard, NetworkSpec, TrainingRecord
 from retinanet_edge.runtime.model_folder import CARD_FILE, read_card
 from retinanet_edge.training.backbones import Backbone, make_backbone
 from retinanet_edge.training.checkpoint import load_timm_weights, load_weights, read_tensors
@@ -83,18 +83,19 @@ def _find_weights(options: TrainingOptions) -> _Start:
 
 def _best_available(options: TrainingOptions) -> _Start:
     """Return the first that can be had of COCO's, for a ResNet50, and ImageNet's, and say in one line what could not."""
+    untrained = Backbone(options.backbone)  # first of all: where there is no such network, it is not its weights that are missing
     missing = []
     for find in ([_trained_on_coco] if _is_resnet50(options.backbone) else []) + [_trained_on_imagenet]:
         try:
             start = find(options)
-        except UserInputError as error:
-            missing.append(str(error).rpartition("): ")[0] + ")")  # without its advice
+        except WeightsError as error:
+            missing.append(error.what)
             continue
         if missing:
-            print(f"{'; '.join(missing)}: starting from {start.origin}", file=sys.stderr)
+            print(f"{'; '.join(missing)}; starting from {start.origin}", file=sys.stderr)
         return start
-    print(f"{'; '.join(missing)}: starting from random weights", file=sys.stderr)
-    return _Start(Backbone(options.backbone), f"none ({len(missing)} trained could not be had)", pretrained=False)
+    print(f"{'; '.join(missing)}; starting from random weights", file=sys.stderr)
+    return _Start(untrained, f"none ({len(missing)} trained could not be had)", pretrained=False)
 
 
 def _trained_on_imagenet(options: TrainingOptions) -> _Start:
@@ -124,7 +125,7 @@ def _load(network: RetinaNet, options: TrainingOptions, start: _Start, classes: 
         print(f"{start.origin}{how_much}", flush=True)
         return how_much
     if any(key.startswith("backbone.") for key in start.tensors):
-        _start_from_own(network, start.tensors, Path(start.origin), classes, options.new_classes)
+        _start_from_own(network, options, start.tensors, Path(start.origin), classes)
     else:
         load_timm_weights(network.backbone.published, dict(start.tensors), start.origin)
     return ""
@@ -145,16 +146,25 @@ def _start_from_torchvision(
 
 
 def _start_from_own(
-    network: RetinaNet, tensors: Mapping[str, Tensor], file: Path, classes: tuple[str, ...], new_classes: bool
+    network: RetinaNet, options: TrainingOptions, tensors: Mapping[str, Tensor], file: Path, classes: tuple[str, ...]
 ) -> None:
-    if new_classes:
+    former = read_card(file.parent) if (file.parent / CARD_FILE).is_file() else None
+    if options.new_classes:
         own = network.state_dict()
         tensors = {key: own[key] if key.startswith(_NEW_CLASS_LAYER) else value for key, value in tensors.items()}
-    elif (file.parent / CARD_FILE).is_file():
-        former = read_card(file.parent).classes
-        if former != classes:
-            raise UserInputError(
-                f"the classes must be those of {file}, {list(former)}, got {list(classes)}: "
-                "give --new-classes to keep everything but the last class layer"
-            )
+    elif former and former.classes != classes:
+        raise UserInputError(
+            f"the classes must be those of {file}, {list(former.classes)}, got {list(classes)}: "
+            "give --new-classes to keep everything but the last class layer"
+        )
     load_weights(network, dict(tensors), str(file))
+    differing = _differing(former.network, options.network) + _differing(former.anchors, options.anchors) if former else []
+    if differing:  # of the same shapes, so they can be a start, but what the heads say is meant otherwise
+        print(f"{file} was trained with other {', '.join(differing)}: the heads must learn these anew", file=sys.stderr)
+
+
+def _differing(former: NetworkSpec | AnchorSpec, present: NetworkSpec | AnchorSpec) -> list[str]:
+    return [
+        f"{field.name} ({getattr(former, field.name)}, now {getattr(present, field.name)})"
+        for field in dataclasses.fields(former) if getattr(former, field.name) != getattr(present, field.name)
+    ]  # fmt: skip

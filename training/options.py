@@ -11,6 +11,7 @@ from retinanet_edge.runtime.model_card import AnchorSpec, NetworkSpec, NmsSpec
 from retinanet_edge.training.augment import AugmentationSpec
 from retinanet_edge.training.losses import BoxLoss, LossSpec
 from retinanet_edge.training.model import LEVEL_STRIDES
+from retinanet_edge.training.presets import resolve
 from retinanet_edge.training.profiles import ProfileName
 from retinanet_edge.training.schedules import Schedule, ScheduleKind
 from retinanet_edge.training.semantics import SEMANTICS, Semantics
@@ -71,6 +72,8 @@ class TrainingOptions:
     foreground_iou: float = 0.5
     background_iou: float = 0.4
     nms_iou: float = 0.5
+    score_threshold: float = 0.05
+    max_detections: int = 100
     top_k: int | None = None
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
@@ -113,19 +116,20 @@ class TrainingOptions:
     @property
     def nms(self) -> NmsSpec:
         """Post-processing of the trained model."""
-        return NmsSpec(iou_threshold=self.nms_iou, top_k_per_level=self.top_k)
+        return NmsSpec(self.score_threshold, self.nms_iou, self.max_detections, self.top_k)
 
     @property
     def augmentation(self) -> AugmentationSpec:
         """What may happen to a training image. Raises UserInputError for what cannot be."""
         return AugmentationSpec(
             self.augment, self.flip, self.scale_jitter, self.color_jitter, self.rand_augment, self.rand_magnitude, self.mosaic,
-            self.mosaic_off_epochs,
+            self.mosaic_off_epochs, self.semantics.rand_rate, self.semantics.rand_spread,
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raise UserInputError where settings, each good by itself, do not go together."""
+        """Raise UserInputError for settings that cannot be, or do not go together, and for a name that is no backbone's."""
         _ = self.loss, self.nms
+        resolve(self.backbone)
         self.augmentation.check_epochs(self.epochs)
 
     def with_freezing_settled(self, *, pretrained: bool) -> TrainingOptions:

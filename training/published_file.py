@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.errors import UserInputError, WeightsError
 from retinanet_edge.runtime.model_folder import file_sha256
 
 _SECONDS = 5.0  # for the server to answer at all
@@ -20,7 +20,7 @@ _NESTED = ("model", "model_state_dict", "state_dict")  # where training scripts 
 def read_published(url: str) -> dict[str, Tensor]:
     """Return the tensors of a file that its publisher named by its SHA-256 (name-12345678.pth), fetched once into torch.hub's cache.
 
-    Nothing but tensors is unpickled. Raises UserInputError for a server that does not answer and for a file of another hash.
+    Nothing but tensors is unpickled. Raises WeightsError for a server that does not answer, UserInputError for a file of another hash.
     """
     name = url.rpartition("/")[2]
     sha256 = name.rpartition("-")[2].partition(".")[0]
@@ -32,7 +32,7 @@ def read_published(url: str) -> dict[str, Tensor]:
             torch.hub.download_url_to_file(url, str(file), sha256)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserInputError(f"{url} cannot be had ({reason}): bring it as {file}, or give --weights imagenet or none") from None
+            raise WeightsError(f"{url} cannot be had ({reason}): bring it as {file}", "give --weights imagenet or none") from None
     if not file_sha256(file).startswith(sha256):
         raise UserInputError(f"{file} must have a SHA-256 that begins with {sha256}: remove it, and run again or bring the whole file")
     return read_torch_file(file)

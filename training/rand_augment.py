@@ -14,23 +14,26 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-_SPREAD = 0.15  # standard deviation about the magnitude
-_RATE = 10 / 11  # of the operations drawn: the paper's eleventh is to do nothing
+RATE = 10 / 11  # the paper's eleventh operation is to do nothing
+SPREAD = 0.15
 
 
 class RandAugment:
-    """Apply `operations` operations, each drawn from six, at a strength around `magnitude`, 0 to 1."""
+    """Apply `operations` operations, each drawn from six and used at a `rate`, at a strength around `magnitude`, 0 to 1.
 
-    def __init__(self, operations: int, magnitude: float) -> None:
+    spread: standard deviation of the strength. Rate and spread are KerasCV's defaults.
+    """
+
+    def __init__(self, operations: int, magnitude: float, *, rate: float = RATE, spread: float = SPREAD) -> None:
         choice = v2.RandomChoice([
             functional.autocontrast,
             functional.equalize,
-            partial(_solarize, magnitude),
-            partial(_fade, magnitude),
+            partial(_solarize, magnitude, spread),
+            partial(_fade, magnitude, spread),
             v2.ColorJitter(contrast=magnitude),
             v2.ColorJitter(brightness=magnitude),
         ])  # fmt: skip
-        self._steps = [v2.RandomApply([choice], p=_RATE) for _ in range(operations)]
+        self._steps = [v2.RandomApply([choice], p=rate) for _ in range(operations)]
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return an image uint8 [3, H, W] with other colours."""
@@ -39,17 +42,17 @@ class RandAugment:
         return image
 
 
-def _solarize(magnitude: float, image: Tensor) -> Tensor:
+def _solarize(magnitude: float, spread: float, image: Tensor) -> Tensor:
     """Invert what is lighter than a threshold, which sinks with the strength."""
-    inverted: Tensor = functional.solarize(image, 255 * (1 - _strength(magnitude)))
+    inverted: Tensor = functional.solarize(image, 255 * (1 - _strength(magnitude, spread)))
     return inverted
 
 
-def _fade(magnitude: float, image: Tensor) -> Tensor:
+def _fade(magnitude: float, spread: float, image: Tensor) -> Tensor:
     """Mix the image with its greys, at strength 1 until nothing else is left."""
-    faded: Tensor = functional.adjust_saturation(image, 1 - _strength(magnitude))
+    faded: Tensor = functional.adjust_saturation(image, 1 - _strength(magnitude, spread))
     return faded
 
 
-def _strength(magnitude: float) -> float:
-    return min(max(float(torch.normal(magnitude, _SPREAD, (1,))), 0.0), 1.0)
+def _strength(magnitude: float, spread: float) -> float:
+    return min(max(float(torch.normal(magnitude, spread, (1,))), 0.0), 1.0)

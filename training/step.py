@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm.layers
 import torch
@@ -29,6 +29,7 @@ from retinanet_edge.training.options import TrainingOptions
 from retinanet_edge.training.targets import match
 
 _AVERAGE_WARMUP = 10.0  # steps over which the running average trusts its young self less
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _NARROW = 64  # pixels: one cell of P6
 _AUTOCAST = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -153,13 +154,24 @@ class OptimizerStep:
 
 def make_optimizer(network: RetinaNet, options: TrainingOptions) -> torch.optim.Optimizer:
     """Return the optimizer of what is not frozen."""
-    # Biases and norm scales are not decayed: pulling them to zero helps nothing and hurts the prior bias.
-    trained = [p for p in network.parameters() if p.requires_grad]
-    weights, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    decayed, others = _by_decay(network, options.semantics.decayed)
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+def _by_decay(network: nn.Module, decayed: Literal["weights", "all but norms", "all"]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the trained parameters that are decayed and those that are not, each in the network's order."""
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    norms = {id(p) for module in network.modules() if isinstance(module, _NORMS) for p in module.parameters(recurse=False)}
+    if decayed == "all":
+        kept: set[str] = set()
+    elif decayed == "all but norms":
+        kept = {name for name, p in trained.items() if id(p) in norms}
+    else:  # biases neither: pulling them to zero helps nothing and hurts the prior bias
+        kept = {name for name, p in trained.items() if p.ndim <= 1}
+    return [p for name, p in trained.items() if name not in kept], [p for name, p in trained.items() if name in kept]
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

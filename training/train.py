@@ -35,7 +35,7 @@ def make_parser(profile: str = "default") -> argparse.ArgumentParser:
         help="whose rules and recipe to follow where no flag says otherwise: -h --profile NAME shows its defaults; keras: KerasCV 0.9's, "
              "torchvision, torchvision_v2: those of its two RetinaNets",
     )  # fmt: skip
-    _add_network_flags(parser.add_argument_group("network"))
+    _add_network_flags(parser.add_argument_group("network"), "width / height" if profile == "keras" else "height / width")
     _add_training_flags(parser.add_argument_group("training"))
     _add_augmentation_flags(parser.add_argument_group("augmentation"))
     _add_rate_flags(parser.add_argument_group("learning rate"))
@@ -44,8 +44,10 @@ def make_parser(profile: str = "default") -> argparse.ArgumentParser:
     return parser
 
 
-def _add_network_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--backbone", default="resnet50", help="any timm model with features at strides 8, 16, 32")
+def _add_network_flags(group: argparse._ArgumentGroup, ratio: str) -> None:
+    group.add_argument(
+        "--backbone", default="resnet50", help="any timm model with features at strides 8, 16, 32, or a preset of KerasCV"
+    )
     group.add_argument(
         "--weights", default="auto",
         help="first weights: coco (torchvision's RetinaNet, for a resnet50), imagenet (timm's), none, auto (the first of these that can "
@@ -69,7 +71,7 @@ def _add_network_flags(group: argparse._ArgumentGroup) -> None:
                        help="BatchNorm in pyramid and heads, or GroupNorm in the heads")
     group.add_argument("--anchor-size", type=number(positive=True), default=4.0, help="anchor side at scale 1, in strides")
     group.add_argument("--anchor-scales", type=numbers, default=(1.0, 1.26, 1.587), help="scales in each cell, by commas")
-    group.add_argument("--anchor-ratios", type=numbers, default=(0.5, 1.0, 2.0), help="height / width ratios, by commas")
+    group.add_argument("--anchor-ratios", type=numbers, default=(0.5, 1.0, 2.0), help=f"{ratio} ratios, by commas")
 
 
 def _add_training_flags(group: argparse._ArgumentGroup) -> None:
@@ -107,7 +109,7 @@ def _add_augmentation_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--rand-magnitude", type=number(0, 1), default=0.5, help="strength of these")
     group.add_argument("--mosaic", type=number(0, 1), default=0.0, help="share of the images that become mosaics of four")
     group.add_argument(
-        "--mosaic-off-epochs", type=whole_number(0), metavar="EPOCHS", default=5, help="last epochs without mosaics, fewer than --epochs"
+        "--mosaic-off-epochs", type=whole_number(0), metavar="EPOCHS", default=5, help="last of --epochs that have no mosaics"
     )
 
 
@@ -134,8 +136,10 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--background-iou", type=iou, default=0.4, help="IoU below which it is background; between, it is ignored")
     group.add_argument("--focal-alpha", type=number(0, 1), default=0.25, help="weight of objects in the focal loss")
     group.add_argument("--focal-gamma", type=number(), default=2.0, help="focus of the focal loss on hard anchors")
-    group.add_argument("--label-smoothing", type=number(0, 1), default=0.0, help="class targets L/2 and 1 - L/2")
+    group.add_argument("--label-smoothing", type=number(0, 0.99), default=0.0, help="class targets L/2 and 1 - L/2")
     group.add_argument("--box-loss", choices=("smooth_l1", "huber", "l1", "giou"), default="smooth_l1", help="loss of boxes")
+    group.add_argument("--score-threshold", type=number(0.01, 0.99), default=0.05, help="least score of a detection")
+    group.add_argument("--max-detections", type=whole_number(1), default=100, help="most detections of an image")
     group.add_argument("--nms-iou", type=iou, default=0.5, help="IoU above which the box with the lower score goes")
     group.add_argument("--top-k", type=whole_number(1, 3840), metavar="K", default=argparse.SUPPRESS,
                        help="keep the K best anchors of each pyramid level before that, in the exported graph too (default: all)")

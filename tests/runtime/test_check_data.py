@@ -183,7 +183,7 @@ class TestSummary:
         assert table["box width, pixels"] == [4, 4, 8, 12, 16, 20, 20]
         assert table["box width / image width"] == [0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5]  # of 40
         assert table["box height / image height"] == [0.3333] * 7  # 10 of 30
-        assert table["box width / box height"] == [0.4, 0.4, 0.8, 1.2, 1.6, 2, 2]
+        assert table["box height / box width"] == [0.5, 0.5, 0.625, 0.8333, 1.25, 2.5, 2.5]
         assert table["box size, pixels (root of its area)"][0] == 6.325  # root of 40
         assert table["boxes on an image"] == [5] * 7
         assert table["image width, pixels"] == [40] * 7

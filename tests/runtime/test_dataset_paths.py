@@ -127,6 +127,19 @@ class TestYolo:
         write_text(tmp_path / "lists" / "train.txt", f"../images/train/a.jpg\n{tmp_path}/images/train/b.jpg\n")
         assert [path.name for path in paths_of(tmp_path)] == ["a.jpg", "b.jpg", "c.jpg"]
 
+    @pytest.mark.parametrize("entry", ["../out/images/train", "{parent}/out/images/train", "../data/../out/images/train"])
+    def test_folders_outside_the_data_folder_are_not_read(self, tmp_path, entry):
+        write_yolo(tmp_path / "out", settings="")
+        write_yolo(tmp_path / "data", settings=f"train: {entry.format(parent=tmp_path)}\nval: images/val\nnames: [cat, dog]\n")
+        with pytest.raises(DatasetError, match="train must be a folder or list of images in the data folder, got "):
+            read_dataset(tmp_path / "data")
+
+    def test_the_whole_machine_is_no_data_folder(self, tmp_path):
+        settings = f"path: /\ntrain: {tmp_path}/data/images/train\nval: images/val\nnames: [cat, dog]\n"
+        write_yolo(tmp_path / "data", settings=settings)
+        with pytest.raises(DatasetError, match="path must be the folder of the data, got /, which holds the whole machine"):
+            read_dataset(tmp_path / "data")
+
     def test_path_names_another_data_folder(self, tmp_path):
         write_yolo(tmp_path / "data", settings="")
         write_text(tmp_path / "data" / "lists" / "train.txt", "../images/train/a.jpg\n")

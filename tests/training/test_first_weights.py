@@ -155,9 +155,9 @@ def test_what_cannot_be_had_is_one_line(
     _, card, pretrained = new_network(options(backbone="resnet50", weights="auto"), dataset)
     (line,) = capsys.readouterr().err.splitlines()
     assert "net-01234567.pth cannot be had (" in line
-    assert "ImageNet weights of resnet50 cannot be had (" in line
-    assert line.endswith("): starting from random weights")
-    assert "bring" not in line  # advice for one who insists
+    assert f"): bring it as {tmp_path}" in line
+    assert "trained weights of resnet50 cannot be had (" in line
+    assert line.endswith("): bring them as a file with --weights FILE; starting from random weights")
     assert card.training is not None
     assert card.training.start == "none (2 trained could not be had)"
     assert not pretrained
@@ -169,6 +169,24 @@ def test_auto_asks_for_cocos_only_for_a_resnet50(
     no_network(monkeypatch, tmp_path)
     new_network(options(backbone="test_resnet", weights="auto"), dataset)
     assert "net-01234567" not in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_backbone_is_said_before_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_network(monkeypatch, tmp_path)
+    with pytest.raises(UserInputError, match="must be a backbone, retinanet_resnet50_pascalvoc is a whole model"):
+        new_network(options(backbone="retinanet_resnet50_pascalvoc", weights="auto"), dataset)
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_of_a_model_with_other_rules_are_a_start_that_is_spoken_of(data: Path, trained: Path, command: TrainCommand) -> None:
+    weights = trained / "weights.safetensors"
+    same = command.new(data, "same", "--epochs", 1, "--weights", weights)
+    assert "was trained with other" not in same.err
+    other = command.new(data, "other", "--epochs", 1, "--weights", weights, "--anchor-size", 3)
+    assert other.code == 0, other.err
+    assert f"{weights} was trained with other sizes ((32.0, 64.0, 128.0, 256.0, 512.0), now (24.0" in other.err
 
 
 def test_weights_that_are_insisted_on_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: Dataset) -> None:

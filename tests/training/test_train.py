@@ -171,7 +171,7 @@ def test_thresholds_from_end_to_end(command: TrainCommand, data: Path) -> None:
     (["--foreground-iou", "0.3"], "background 0.4 and foreground 0.3"),
     (["--foreground-iou", "1.5"], "at most 1"),
     (["--nms-iou", "0"], "positive"),
-    (["--label-smoothing", "1"], "label smoothing"),
+    (["--label-smoothing", "1"], "--label-smoothing: must be a number, at least 0 and at most 0.99, got 1"),
     (["--schedule", "linear"], "plateau"),
     (["--precision", "int8"], "bf16"),
     (["--box-loss", "iou"], "giou"),
