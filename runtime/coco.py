@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from retinanet_edge.runtime.dataset import Sample, read_image
 from retinanet_edge.runtime.detections import Detections
-from retinanet_edge.runtime.engine import Engine
+from retinanet_edge.runtime.engine import Engine, image_size
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_card import ModelCard
 from retinanet_edge.runtime.progress import Progress
@@ -95,11 +95,12 @@ def measure_accuracy(
 
     Raises DatasetError where an image does not decode.
     """
+    height, width = image_size(engine, card)
     found: list[Detections] = []
     with Progress(description, len(samples)) as progress:
         for start in range(0, len(samples), engine.max_batch):
             part = samples[start : start + engine.max_batch]
-            boxings = [Letterbox(s.height, s.width, card.input.height, card.input.width) for s in part]
+            boxings = [Letterbox(s.height, s.width, height, width) for s in part]
             images = np.stack([boxing.apply(read_image(s)) for boxing, s in zip(boxings, part, strict=True)])
             inference = engine.infer(images)
             found += [b.detections_to_frame(d) for d, b in zip(inference.detections, boxings, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinanet_edge.runtime.detections import Detections
-from retinanet_edge.runtime.engine import Engine, open_engine
+from retinanet_edge.runtime.engine import Engine, image_size, open_engine
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder, read_card
@@ -29,7 +29,8 @@ class TimedDetections:
 class Detector:
     """Letterbox, network, post-processing and the way back to frame pixels. A context manager.
 
-    Threads may share one on the CPU backend, where they wait for each other; a TensorRT engine belongs to the thread that opened it.
+    Threads may share one on the CPU backend, where they wait for each other; a TensorRT engine belongs to the thread that first runs
+    it, and any thread may close it.
 
     model_folder: what training and export wrote. engine: "auto", "fp32", "int8", the name of an engine file in the folder, or an
     open Engine, which the detector then owns. threshold: least score, 0..1 (below the card's own threshold nothing comes). only:
@@ -56,11 +57,10 @@ class Detector:
         self.classes = card.classes
         names = [only] if isinstance(only, str) else only
         self._threshold, self._only = threshold, None if names is None else _class_indexes(names, card.classes)
-        self._input = card.input
         self._engine = open_engine(folder, card, engine, max_batch=max_batch) if isinstance(engine, str) else engine
         batch = min(max_batch, self._engine.max_batch)
         self._alone = threading.Lock()  # over the input buffer, which belongs to one call at a time
-        self._images = np.empty((batch, card.input.height, card.input.width, 3), np.uint8)
+        self._images = np.empty((batch, *image_size(self._engine, card), 3), np.uint8)
 
     @property
     def engine(self) -> Engine:
@@ -91,17 +91,25 @@ class Detector:
 
     def _detect_batch(self, frames: Sequence[NDArray[np.uint8]]) -> TimedDetections:
         start = time.perf_counter()
-        boxings = [Letterbox(frame.shape[0], frame.shape[1], self._input.height, self._input.width) for frame in frames]
-        for boxing, frame, image in zip(boxings, frames, self._images, strict=False):
-            boxing.apply(frame, out=image)
+        height, width = self._images.shape[1:3]
+        boxings = [Letterbox(frame.shape[0], frame.shape[1], height, width) for frame in frames]
+        images = self._fitted(frames, boxings)
         boxed = time.perf_counter()
-        inference = self._engine.infer(self._images[: len(frames)])
+        inference = self._engine.infer(images)
         inferred = time.perf_counter()
         detections = [self._in_frame(found, boxing) for found, boxing in zip(inference.detections, boxings, strict=True)]
         done = time.perf_counter()
         return TimedDetections(
             detections, {"letterbox": (boxed - start) * 1e3, **inference.stage_ms, "boxes": (done - inferred) * 1e3}
         )
+
+    def _fitted(self, frames: Sequence[NDArray[np.uint8]], boxings: Sequence[Letterbox]) -> NDArray[np.uint8]:
+        """Return the images for the engine. A single frame of just their size is not even copied."""
+        if len(frames) == 1 and frames[0].shape == self._images.shape[1:]:
+            return frames[0][np.newaxis]
+        for boxing, frame, image in zip(boxings, frames, self._images, strict=False):
+            boxing.apply(frame, out=image)
+        return self._images[: len(frames)]
 
     def _in_frame(self, found: Detections, boxing: Letterbox) -> Detections:
         return boxing.detections_to_frame(found.filtered(self._threshold, self._only))

@@ -1,14 +1,13 @@
-"""Memory and stream on GPU 0 through pycuda: a pinned host buffer and a device buffer for each tensor of an engine.
+"""GPU 0 through pycuda: its primary context, which is the one that TensorRT uses too, streams, events and buffers.
 
-Works in the primary CUDA context, which is the one that TensorRT uses too. Knows nothing of TensorRT.
+On a discrete GPU a buffer is a pinned array on the host and as much memory on the device, with asynchronous copies between them. Where
+CPU and GPU share their memory (Jetson), it is one piece of mapped memory, and nothing is copied. Knows nothing of TensorRT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,31 +15,58 @@ from numpy.typing import DTypeLike, NDArray
 
 from retinanet_edge.runtime.errors import EngineError
 
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which pycuda has no name: the default stream of others does not hold ours up
 
-@dataclass(frozen=True)
-class _Buffer:
-    host: NDArray[Any]  # pinned, of the largest shape
-    device: Any  # pycuda's DeviceAllocation of the same size
+
+class Buffer:
+    """The memory of one tensor. host: pinned, of the largest shape, zeros at first. address: of the same size for the GPU."""
+
+    def __init__(self, cuda: Any, shape: Sequence[int], dtype: DTypeLike, shared: bool) -> None:
+        self._cuda = cuda
+        flags = cuda.host_alloc_flags.DEVICEMAP if shared else 0
+        self.host: NDArray[Any] = cuda.pagelocked_empty(tuple(shape), dtype, mem_flags=flags)
+        self.host[...] = 0
+        self._allocation: Any = None if shared else cuda.mem_alloc(self.host.nbytes)
+        pinned: Any = self.host.base  # pycuda's PagelockedHostAllocation
+        address: Any = pinned.get_device_pointer() if shared else self._allocation
+        self.address = int(address)
+
+    def upload(self, values: NDArray[Any], rows: int, stream: Any) -> None:
+        """Put `values` [n, ...] in the first n rows and start copying the first `rows`; the others stay as they are."""
+        np.copyto(self.host[: len(values)], values, casting="no")
+        if self._allocation is not None:
+            self._cuda.memcpy_htod_async(self._allocation, self.host[:rows], stream)
+
+    def download(self, rows: int, stream: Any) -> NDArray[Any]:
+        """Start copying the first `rows` to the host. Return where they will be."""
+        if self._allocation is not None and rows:
+            self._cuda.memcpy_dtoh_async(self.host[:rows], self._allocation, stream)
+        return self.host[:rows]
+
+    def free(self) -> None:
+        """Free the device memory; may be called twice. Pinned memory goes with the last reference to its array."""
+        allocation, self._allocation = self._allocation, None
+        if allocation is not None:
+            allocation.free()
 
 
 class DeviceMemory:
-    """Buffers by tensor name and one stream.
+    """What is taken of the GPU, all of it freed by `close`.
 
-    Every method but `current` and `close` must be called inside `with memory.current():`, from any one thread at a time. Raises
-    EngineError where CUDA fails.
+    shared: whether CPU and GPU share their memory. Every method but `current` and `close` must be called inside
+    `with memory.current():`, from one thread at a time. Raises EngineError where CUDA fails.
     """
 
     def __init__(self) -> None:
         import pycuda.driver as cuda
 
         self._cuda = cuda
-        self._buffers: dict[str, _Buffer] = {}
-        self._marks: list[Any] = []
+        self._buffers: list[Buffer] = []
         with self._errors():
             cuda.init()
-            self._context = cuda.Device(0).retain_primary_context()
-        with self.current():
-            self._stream = cuda.Stream()
+            device = cuda.Device(0)
+            self.shared = bool(device.get_attribute(cuda.device_attribute.INTEGRATED))
+            self._context = device.retain_primary_context()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -60,43 +86,46 @@ class DeviceMemory:
             raise EngineError(f"the GPU fails: {error}: see nvidia-smi for its state and free memory") from None
 
     @property
-    def stream_handle(self) -> int:
-        """The stream as the integer that TensorRT takes."""
-        handle: int = self._stream.handle
-        return handle
+    def bytes(self) -> int:
+        """Size of the buffers that the GPU uses."""
+        return sum(buffer.host.nbytes for buffer in self._buffers)
 
-    def allocate(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> int:
-        """Make the buffers of a tensor; `shape` is its largest. Return the device address."""
-        host = self._cuda.pagelocked_empty(tuple(shape), dtype)
-        buffer = _Buffer(host, self._cuda.mem_alloc(max(1, host.nbytes)))
-        self._buffers[name] = buffer
-        return int(buffer.device)
+    def buffer(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
+        """Make the memory of a tensor; `shape` is its largest, and not empty."""
+        with self._errors():
+            buffer = Buffer(self._cuda, shape, dtype, self.shared)
+        self._buffers.append(buffer)
+        return buffer
 
-    def upload(self, name: str, values: NDArray[Any]) -> None:
-        """Start copying `values` [n, ...] into the first n rows of a tensor."""
-        buffer = self._buffers[name]
-        rows = buffer.host[: len(values)]
-        np.copyto(rows, values, casting="no")
-        self._cuda.memcpy_htod_async(buffer.device, rows, self._stream)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Free the buffers that the block made, should it fail before it has made all."""
+        before = len(self._buffers)
+        with ExitStack() as undo:
+            undo.callback(self._free_from, before)
+            yield
+            undo.pop_all()
 
-    def download(self, name: str, count: int) -> NDArray[Any]:
-        """Start copying the first `count` rows of a tensor to the host. Return where they will be after `synchronize`."""
-        buffer = self._buffers[name]
-        rows = buffer.host[:count]
-        self._cuda.memcpy_dtoh_async(rows, buffer.device, self._stream)
-        return rows
+    def _free_from(self, index: int) -> None:
+        for buffer in self._buffers[index:]:
+            self.free(buffer)
 
-    def mark(self) -> None:
-        """Note the time at which the stream gets here."""
-        event = self._cuda.Event()
-        event.record(self._stream)
-        self._marks.append(event)
+    def free(self, buffer: Buffer) -> None:
+        """Free one buffer before the others."""
+        self._buffers.remove(buffer)
+        buffer.free()
 
-    def synchronize(self) -> list[float]:
-        """Wait for the stream. Return the milliseconds between the marks made since the last call."""
-        self._stream.synchronize()
-        marks, self._marks = self._marks, []
-        return [float(before.time_till(after)) for before, after in pairwise(marks)]
+    def stream(self) -> Any:
+        """Return a new stream, a pycuda Stream, that waits for no other but where it is told to."""
+        return self._cuda.Stream(_NON_BLOCKING)
+
+    def event(self) -> Any:
+        """Return a new event, a pycuda Event, which also notes the time."""
+        return self._cuda.Event()
+
+    def synchronize(self) -> None:
+        """Wait for all that the GPU does in this context."""
+        self._cuda.Context.synchronize()
 
     def close(self) -> None:
         """Free all of it; may be called twice."""
@@ -106,11 +135,9 @@ class DeviceMemory:
         with self._errors():
             context.push()
             try:
-                self._marks.clear()
-                for buffer in self._buffers.values():
-                    buffer.device.free()
-                self._buffers.clear()  # pinned memory goes with the last reference to its array
-                self._stream = None
+                for buffer in self._buffers:
+                    buffer.free()
+                self._buffers.clear()
             finally:
                 # While it is current: pycuda does not release it from another thread than the one that retained it.
                 context.detach()

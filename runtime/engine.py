@@ -35,7 +35,10 @@ class Inference:
 
 
 class Engine(Protocol):
-    """Runs a network with its post-processing. Owns its buffers; not for use by two threads at once."""
+    """Runs a network with its post-processing. Owns its buffers; not for use by two threads at once.
+
+    A TensorRT engine belongs to the thread that first runs it, and refuses others.
+    """
 
     @property
     def name(self) -> str:
@@ -57,6 +60,10 @@ class Engine(Protocol):
     def max_batch(self) -> int:
         """The most images that one call takes."""
 
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """Height and width of the camera frames that it takes whole, boxes then being in their pixels; None: letterboxed input."""
+
     def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Run uint8 [N, H, W, 3] BGR, 1 <= N <= max_batch. Raises ValueError for another shape."""
 
@@ -68,6 +75,14 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def image_size(engine: Engine, card: ModelCard) -> tuple[int, int]:
+    """Return height and width of the images that an engine takes: whole frames, or the network's input.
+
+    A letterbox of that size serves both: a frame of just that size passes through it unchanged.
+    """
+    return engine.frame_size or (card.input.height, card.input.width)
 
 
 def open_engine(folder: Path, card: ModelCard, choice: str = "auto", *, max_batch: int = 1) -> Engine:

@@ -3,72 +3,97 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.engine import Inference
+from retinanet_edge.runtime.engine_fit import difference, dla_core_of, is_version_compatible, machine_of, needs_plugin
+from retinanet_edge.runtime.engine_outputs import INPUT, describe, detections_of, expected_tensors, form_of, frame_size_of, nms_of
 from retinanet_edge.runtime.errors import EngineError
+from retinanet_edge.runtime.lane_tickets import Ticket
 from retinanet_edge.runtime.model_card import EngineRecord, ModelCard, Precision
-from retinanet_edge.runtime.tensorrt_library import Machine, tensorrt_unavailable_reason, this_machine
-from retinanet_edge.runtime.tensorrt_session import TensorRTSession, TensorSpec
+from retinanet_edge.runtime.tensorrt_library import has_plugin, tensorrt_unavailable_reason, this_machine
+from retinanet_edge.runtime.tensorrt_session import TensorRTSession
 
-_INPUT = "images"
-_COUNT, _BOXES, _SCORES, _CLASSES = "num_detections", "detection_boxes", "detection_scores", "detection_classes"
+_PLUGIN = "EfficientNMS_TRT"
 
 
 def misfit(record: EngineRecord) -> str | None:
-    """Return None where an engine was built for the TensorRT and GPU that are here, else in words what differs. Prints nothing."""
+    """Return None where an engine runs on the TensorRT and GPU that are here, else in words what differs. Prints nothing."""
     if reason := tensorrt_unavailable_reason():
-        return f"{record.file} was built for {_machine_of(record)}, but here: {reason}"
-    if (found := this_machine()) != (expected := _machine_of(record)):
-        return f"{record.file} was built for {expected}, but here is {found}"
+        return f"{record.file} was built for {machine_of(record)}, but here: {reason}"
+    here = this_machine()
+    if (differs := difference(record, here)) is not None:
+        return differs
+    if needs_plugin(record) and not has_plugin(_PLUGIN, record.plugin_version):
+        return f"{record.file} needs the plugin {_PLUGIN} version {record.plugin_version}, which TensorRT {here.tensorrt} here lacks"
     return None
 
 
 class TensorRTEngine:
-    """A compiled engine of a model folder. Owns its GPU memory; not for use by two threads at once.
+    """A compiled engine of a model folder. Owns its GPU memory; the thread that first runs it runs it, any may close it.
 
-    path: the engine file. record: what the card says of it. card: the model it must belong to.
+    path: the engine file. record: what the card says of it. card: the model it must belong to. graphs: whether to use CUDA graphs
+    where they work. frame_size: height and width of the whole frames that it takes, None where it takes letterboxed images.
 
-    Raises EngineError where there is no TensorRT or GPU, the engine is another machine's or another model's, or is damaged.
+    Raises EngineError where there is no TensorRT, GPU or plugin, the engine is another machine's or another model's, or is damaged.
     """
 
-    def __init__(self, path: Path, record: EngineRecord, card: ModelCard) -> None:
-        if difference := misfit(record):
-            raise EngineError(f"{difference}: {_remedy(record)}")
+    def __init__(self, path: Path, record: EngineRecord, card: ModelCard, *, graphs: bool = True) -> None:
+        if differs := misfit(record):
+            raise EngineError(f"{differs}: {_remedy(record)}")
         _check_source(record, card)
         plan = path.read_bytes()
         if hashlib.sha256(plan).hexdigest() != record.sha256:  # TensorRT may crash on a damaged file
             raise EngineError(f"{path} is damaged, it is not the engine that the card vouches for: {_remedy(record)}")
         self.name = f"{path.name} on TensorRT"
-        self.backend = f"TensorRT {record.tensorrt}"
+        self.backend = f"TensorRT {this_machine().tensorrt}"
         self.precision: Precision = record.precision
         self.file = path
-        self._session = TensorRTSession(plan, path.name)
+        self.frame_size = frame_size_of(record)
+        self._nms = nms_of(record, card)
+        self.session = TensorRTSession(
+            plan, path.name, graphs=graphs and dla_core_of(record) is None, host_code=is_version_compatible(record),
+            dla_core=dla_core_of(record),
+        )  # fmt: skip
         self.max_batch = self._checked_max_batch(record, card)
 
     def _checked_max_batch(self, record: EngineRecord, card: ModelCard) -> int:
         """Return the largest batch. Raises EngineError, with the session closed, where its tensors are not the card's."""
-        found = {name: _describe(spec) for name, spec in (self._session.inputs | self._session.outputs).items()}
-        if found != (expected := _expected_tensors(card)):
+        session = self.session
+        found = {name: describe(spec) for name, spec in (session.inputs | session.outputs).items()}
+        if found != (expected := expected_tensors(record, card, session.outputs)):
             self.close()
             raise EngineError(f"{self.file} must have the card's tensors {expected}, got {found}: {_remedy(record)}")
-        return self._session.inputs[_INPUT].largest[0]
+        return session.inputs[INPUT].largest[0]
 
     def infer(self, images: NDArray[np.uint8]) -> Inference:
-        """Run uint8 [N, H, W, 3] BGR, 1 <= N <= max_batch. Raises ValueError for another shape or a closed engine."""
-        run = self._session.run({_INPUT: images})
-        detections = [_detections(run.outputs, image) for image in range(len(images))]
-        return Inference(detections, run.stage_ms)
+        """Run uint8 [N, H, W, 3] BGR, 1 <= N <= max_batch. Raises ValueError for another shape or a closed engine.
+
+        Raises EngineError in another thread than the first that ran it, and where CUDA fails.
+        """
+        return self.collect(self.submit(images))
+
+    def submit(self, images: NDArray[np.uint8]) -> Ticket:
+        """Start a batch, as `infer` takes it, so that its upload overlaps the batch before; at most two may be in flight."""
+        return self.session.submit({INPUT: images})
+
+    def collect(self, ticket: Ticket) -> Inference:
+        """Wait for a batch and return what it gives. Raises as `infer` does, and ValueError for a ticket collected before."""
+        run = self.session.collect(ticket)
+        start = time.perf_counter()
+        detections = detections_of(run.outputs, ticket.count, self._nms)
+        if form_of(run.outputs) == "plugin":
+            return Inference(detections, run.stage_ms)
+        return Inference(detections, {**run.stage_ms, "nms": (time.perf_counter() - start) * 1e3})
 
     def close(self) -> None:
-        """Release the engine and its memory; may be called twice."""
-        self._session.close()
+        """Release the engine and its memory, from any thread; may be called twice."""
+        self.session.close()
 
     def __enter__(self) -> TensorRTEngine:
         return self
@@ -77,17 +102,6 @@ class TensorRTEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _detections(outputs: dict[str, NDArray[Any]], image: int) -> Detections:
-    """Return the filled rows of an image; the plugin writes them best first and leaves the others zero."""
-    count = int(outputs[_COUNT][image, 0])
-    boxes, scores, classes = (outputs[name][image, :count] for name in (_BOXES, _SCORES, _CLASSES))
-    return Detections(boxes, scores, classes.astype(np.int64))
-
-
-def _machine_of(record: EngineRecord) -> Machine:
-    return Machine(record.tensorrt, record.gpu, record.compute_capability)
 
 
 def _check_source(record: EngineRecord, card: ModelCard) -> None:
@@ -102,18 +116,3 @@ def _check_source(record: EngineRecord, card: ModelCard) -> None:
 
 def _remedy(record: EngineRecord) -> str:
     return f"run python export/build_engine.py --{record.precision}"
-
-
-def _describe(spec: TensorSpec) -> str:
-    return f"{spec.dtype} {[-1, *spec.shape[1:]]}"  # a batch of one at most is static in some versions
-
-
-def _expected_tensors(card: ModelCard) -> dict[str, str]:
-    kept = card.nms.max_detections
-    return {
-        _INPUT: f"uint8 {[-1, card.input.height, card.input.width, 3]}",
-        _COUNT: "int32 [-1, 1]",
-        _BOXES: f"float32 {[-1, kept, 4]}",
-        _SCORES: f"float32 {[-1, kept]}",
-        _CLASSES: f"int32 {[-1, kept]}",
-    }

@@ -62,6 +62,17 @@ def this_machine() -> Machine:
     return Machine(trt.__version__, device.name(), f"{major}.{minor}")
 
 
+def has_plugin(name: str, version: str) -> bool:
+    """Say whether TensorRT here has a plugin, those of its own library among them. Needs TensorRT, not a GPU."""
+    import tensorrt as trt
+
+    trt.init_libnvinfer_plugins(tensorrt_logger(), "")
+    registry = trt.get_plugin_registry()
+    if hasattr(registry, "get_creator"):
+        return registry.get_creator(name, version, "") is not None
+    return registry.get_plugin_creator(name, version, "") is not None
+
+
 @functools.cache
 def tensorrt_logger() -> Any:
     """Return the TensorRT logger of this process.

@@ -61,7 +61,8 @@ class TinyNetwork:
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         x = self._node("Cast", ["images"], to=kinds.FLOAT)
         x = self._node("Gather", [x, self._constant(np.array([2, 1, 0]))], axis=3)  # BGR -> RGB
-        x = self._node("Mul", [self._node("Sub", [x, self._constant(np.float32(127.5))]), self._constant(np.float32(1 / 64))])
+        x = self._node("Sub", [x, self._constant(np.full(3, 127.5, np.float32))])
+        x = self._node("Mul", [x, self._constant(np.full(3, 1 / 64, np.float32))])
         x = self._node("Transpose", [x], perm=[0, 3, 1, 2])
         fine = self._node("Relu", [self._convolution(x, 3, CHANNELS, STRIDES[0], self._quantized)])
         coarse = self._node("Relu", [self._convolution(fine, CHANNELS, CHANNELS, 2, self._quantized)])
@@ -150,17 +151,18 @@ class TinyModel:
 
     def build(self, precision: Precision, **options: Any) -> EngineRecord:
         """Compile an engine into the folder and enter it into the card."""
-        from retinanet_edge.export.compiler import BuildOptions, build_engine
+        from retinanet_edge.export.build_options import BuildOptions
+        from retinanet_edge.export.compiler import build_engine
 
         record = build_engine(self.folder, self.card, self.source(precision), BuildOptions(precision, **options))
         self.card = self.card.with_engine(record)
         return record
 
-    def open(self, record: EngineRecord, **other: Any) -> Any:
+    def open(self, record: EngineRecord, *, graphs: bool = True, **other: Any) -> Any:
         """Open an engine of the folder; `other` are fields of its record to falsify."""
         from retinanet_edge.runtime.tensorrt_engine import TensorRTEngine
 
-        return TensorRTEngine(self.folder / record.file, replace(record, **other), self.card)
+        return TensorRTEngine(self.folder / record.file, replace(record, **other), self.card, graphs=graphs)
 
     def expected(self, images: NDArray[np.uint8], precision: Precision = "fp32") -> list[Detections]:
         """Return what ONNX Runtime and the NumPy twin of the plugin make of `images`."""
@@ -183,21 +185,13 @@ def silent_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="session")
 def engine_of(model: TinyModel) -> Callable[[Precision], EngineRecord]:
-    """Engines of batch 1 to 4, each built once; skips those that TensorRT 11 has no typed file for."""
+    """Engines of batch 1 to 4, each built once."""
 
     @functools.cache
     def build(precision: Precision) -> EngineRecord:
-        if precision != "fp32" and not is_weakly_typed():
-            pytest.skip("TensorRT 11 needs typed ONNX files for FP16 and INT8")
         return model.build(precision, max_batch=4)
 
     return build
-
-
-def is_weakly_typed() -> bool:
-    import tensorrt as trt
-
-    return hasattr(trt.BuilderFlag, "FP16")
 
 
 @pytest.fixture(scope="session")

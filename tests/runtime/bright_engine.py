@@ -30,6 +30,8 @@ class BrightEngine:
 
     name, backend, precision, file = "bright regions on NumPy", "NumPy", "fp32", Path("bright")
 
+    frame_size = None
+
     def __init__(self, max_batch=2, pause_s=0.0):
         self.max_batch, self.pause_s = max_batch, pause_s
         self.calls, self.closed = [], False

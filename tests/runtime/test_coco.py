@@ -211,6 +211,7 @@ class CornerEngine:
 
     name = backend = "corners"
     max_batch = 2
+    frame_size = None
 
     def __init__(self):
         self.calls = []
@@ -241,3 +242,18 @@ def test_engine_is_fed_letterboxed_batches_and_boxes_come_back_in_frame_pixels(t
     assert engine.calls == [(2, 64, 64, 3), (1, 64, 64, 3)]
     np.testing.assert_allclose([d.xyxy[0] for d in found], [(0, 0, 200, 100), (0, 0, 50, 100), (0, 0, 64, 64)])
     assert metrics.ap == pytest.approx(1)
+
+
+def test_an_engine_for_whole_frames_is_fed_at_their_size(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "image.png"
+    Image.new("RGB", (200, 100), (255, 0, 0)).save(path)
+    card = ModelCard(
+        ("cat",), InputSpec(64, 64, (0.0,) * 3, (1.0,) * 3), AnchorSpec((8,), (32.0,), (1.0,), (1.0,)), NetworkSpec("none", 1, 1, 0, "none")
+    )
+    engine = CornerEngine()
+    engine.frame_size = (50, 100)
+    _, found = measure_accuracy(engine, card, [sample((0, 0, 200, 100), path=path, height=100, width=200)], card.classes, "test")
+    assert engine.calls == [(1, 50, 100, 3)]
+    np.testing.assert_allclose(found[0].xyxy, [(0, 0, 200, 100)])

@@ -120,6 +120,32 @@ def test_threads_that_share_a_detector_get_their_own_boxes(model):
     np.testing.assert_allclose(np.concatenate([one.xyxy for one in found]), boxes)
 
 
+class WholeFrames(BrightEngine):
+    """An engine with the camera's size baked in: frames of 96x128, boxes in their pixels."""
+
+    frame_size = (96, 128)
+
+    def infer(self, images):
+        assert images.shape[1:] == (96, 128, 3)
+        self.given = images
+        return Inference([self._regions(image) for image in images], {})
+
+
+def test_an_engine_for_whole_frames_is_given_them_as_they_are(model):
+    frame, engine = frame_with((40, 20, 80, 60)), WholeFrames()
+    with Detector(model, engine, max_batch=2) as detector:
+        np.testing.assert_allclose(detector(frame).xyxy, [[40, 20, 80, 60]])
+        assert engine.given.base is frame, "not even a copy is made"
+        found = detector.detect([frame, frame_with((8, 40, 24, 80))])
+    np.testing.assert_allclose(np.concatenate([one.xyxy for one in found]), [[40, 20, 80, 60], [8, 40, 24, 80]])
+
+
+def test_a_frame_of_another_size_is_letterboxed_into_the_cameras(model):
+    with Detector(model, WholeFrames()) as detector:
+        found = detector(frame_with((80, 40, 160, 120), height=192, width=256))  # scale 0.5 into 96x128
+    np.testing.assert_allclose(found.xyxy, [[80, 40, 160, 120]])
+
+
 def test_a_batch_of_nothing_is_refused(model):
     with pytest.raises(UserInputError, match="max_batch must be at least 1, got 0"):
         Detector(model, BrightEngine(), max_batch=0)

@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from retinanet_edge.runtime.errors import EngineError
-from retinanet_edge.runtime.tensorrt_library import created, one_line, tensorrt_logger, tensorrt_unavailable_reason, this_machine
+from retinanet_edge.runtime.tensorrt_library import (
+    created,
+    has_plugin,
+    one_line,
+    tensorrt_logger,
+    tensorrt_unavailable_reason,
+    this_machine,
+)
 
 
 def test_the_reason_is_short_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +96,13 @@ def test_messages_are_shown_only_when_asked(trt, capfd: pytest.CaptureFixture[st
 def test_there_is_one_logger(trt) -> None:
     assert isinstance(tensorrt_logger(), trt.ILogger)
     assert tensorrt_logger() is tensorrt_logger()
+
+
+@pytest.mark.usefixtures("trt")
+def test_plugins_are_asked_from_the_registry() -> None:
+    assert has_plugin("EfficientNMS_TRT", "1")
+    assert not has_plugin("EfficientNMS_TRT", "99")
+    assert not has_plugin("NoSuchPlugin", "1")
 
 
 def test_a_constructor_that_gives_nothing_is_one_line(trt) -> None:
