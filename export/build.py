@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from retinanet_edge.export.compiler import BuildOptions, build_engine, tensorrt_unavailable_reason
+from retinanet_edge.export.build_machine import this_build_machine
+from retinanet_edge.export.build_options import BuildOptions
+from retinanet_edge.export.build_plan import make_plan
+from retinanet_edge.export.compiler import build_engine
+from retinanet_edge.export.dry_run import plan_lines
+from retinanet_edge.export.engine_graph import make_engine_graph, typed_file_name, write_typed_file
 from retinanet_edge.export.graph_file import load_graph
+from retinanet_edge.export.trtexec import trtexec_command
 from retinanet_edge.runtime.errors import VerdictError
 from retinanet_edge.runtime.model_card import ModelCard, Verdict
 from retinanet_edge.runtime.model_folder import (
@@ -22,6 +28,7 @@ from retinanet_edge.runtime.model_folder import (
     locked,
     read_card,
     vouched_file,
+    write_atomically,
     write_card,
 )  # fmt: skip
 
@@ -48,27 +55,75 @@ class Int8Options:
 def build(model: Path, options: BuildOptions, int8: Int8Options | None) -> None:
     """Make what `options.precision` asks for in a model folder and say in lines what was made; `int8` goes with that precision.
 
-    Raises ModelFolderError for a broken folder, VerdictError where INT8 loses too much, EngineError where TensorRT fails.
+    Raises ModelFolderError for a broken folder, VerdictError where INT8 loses too much, EngineError where TensorRT fails,
+    UserInputError where the options do not fit the model or the machine.
     """
     folder = find_model_folder(model)
     with locked(folder):
-        card = read_card(folder)
-        source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
-        load_graph(source, card)
-        if int8 is not None:
-            card = _with_int8(folder, card, int8)
-            source = folder / INT8_FILE
-        load_graph(source, card)  # what does not fit its card is said here, too, where there is nothing to compile it
-        reason = tensorrt_unavailable_reason()
-        if reason is None:
+        card, source = _source(folder, int8)
+        here = this_build_machine()
+        make_plan(folder, card, load_graph(source, card), options, here)  # what does not fit is said here, too, where nothing compiles it
+        if here.machine is not None:
             record = build_engine(folder, card, source, options)
             write_card(folder, card.with_engine(record))
             print(f"wrote {folder / record.file} ({record.gpu}, TensorRT {record.tensorrt})")
             return
+    plain = dataclasses.replace(options, typical_batch=None) == BuildOptions(options.precision)
+    others = "" if plain else ", with the other flags of this call"
     print(
-        f"no engine compiled, {reason}: the CPU backend runs {source.name} here; for an engine, copy {folder} to the device and "
-        f"run there: python export/build_engine.py --{options.precision} --model DIR"
+        f"no engine compiled, {here.lacking}: the CPU backend runs {source.name} here; for an engine, copy {folder} to the device and "
+        f"run there: python export/build_engine.py --{options.precision} --model DIR{others}"
     )
+
+
+def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> None:
+    """Print what `build` would do and change nothing. Raises what it would raise before TensorRT is asked, but for the verdict."""
+    folder = find_model_folder(model)
+    card = read_card(folder)
+    source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
+    words = source.name
+    if int8 is not None and is_vouched(folder, card) and not int8.recalibrate:
+        source, verdict = folder / INT8_FILE, _judged(card, int8)
+        words = f"{INT8_FILE}, which is reused: {_words(verdict)}" + ("" if verdict.passed or verdict.forced else ", so --force is needed")
+    elif int8 is not None:
+        words = (
+            f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would calibrate on at most {int8.images} images "
+            f"({int8.method}) and measure AP"
+        )
+    portable = load_graph(source, card)
+    plan = make_plan(folder, card, portable, options, this_build_machine())
+    print("\n".join(plan_lines(plan, make_engine_graph(portable, card, plan), words)))
+
+
+def print_trtexec(model: Path, options: BuildOptions, int8: Int8Options | None) -> None:
+    """Write the whole graph to model.<precision>.complete.onnx and print the call of trtexec that builds the engine of it.
+
+    Raises what `build` would raise before TensorRT is asked.
+    """
+    folder = find_model_folder(model)
+    with locked(folder):
+        card, source = _source(folder, int8)
+        portable = load_graph(source, card)
+        plan = make_plan(folder, card, portable, options, this_build_machine())
+        if (typed := typed_file_name(options.precision, plan.here.weakly_typed)) is not None:
+            write_typed_file(portable, folder / typed, options.precision)
+            portable = load_graph(folder / typed, card)
+        graph = make_engine_graph(portable, card, plan)
+        complete = folder / f"model.{options.precision}.complete.onnx"
+        write_atomically(complete, graph.model.SerializeToString())
+    releases = "11 and newer" if plan.here.weakly_typed is False else "8.5 to 10; for 11, whose ONNX file is another, ask where it is"
+    print(f"# wrote {complete}; for trtexec of TensorRT {releases}")
+    print(trtexec_command(plan, graph.model, complete, folder / (plan.engine_file() or f"model.{options.precision}.engine")))
+
+
+def _source(folder: Path, int8: Int8Options | None) -> tuple[ModelCard, Path]:
+    """Return the card and the vouched ONNX file to build of, after making model.int8.onnx where it is asked for and not there."""
+    card = read_card(folder)
+    source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
+    load_graph(source, card)
+    if int8 is None:
+        return card, source
+    return _with_int8(folder, card, int8), folder / INT8_FILE
 
 
 def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
@@ -111,7 +166,11 @@ def _report(card: ModelCard) -> None:
                 f"  {accuracy.precision:5s} {accuracy.backend:12s} AP {accuracy.ap:.4f}  AP50 {accuracy.ap50:.4f}  "
                 f"AP75 {accuracy.ap75:.4f}  ({accuracy.images} validation images)"
             )
-    points = f"INT8 changes AP by {-100 * verdict.ap_drop:+.2f} points, {-100 * verdict.max_ap_drop:.2f} is allowed"
+    points = _words(verdict)
     if not verdict.passed and not verdict.forced:
         raise VerdictError(f"{points}: calibrate with more --images or another --method, or accept it with --force")
     print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {points}", flush=True)
+
+
+def _words(verdict: Verdict) -> str:
+    return f"INT8 changes AP by {-100 * verdict.ap_drop:+.2f} points, {-100 * verdict.max_ap_drop:.2f} is allowed"

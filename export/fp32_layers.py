@@ -1,7 +1,8 @@
 """Decode and NMS in FP32 inside an FP16 or INT8 network: asked for before the build, read back after it. TensorRT below 11 only.
 
 FP16 boxes lose a pixel from coordinate 1024 on. TensorRT may run the plugin in FP16 unless it and what feeds it, back to the last
-convolutions, are held in FP32 layer by layer; a Cast in the ONNX file does not do it.
+convolutions, are held in FP32 layer by layer; a Cast in the ONNX file does not do it. Without the plugin the same holds for what stands in
+its place, or for the raw heads.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _FP32 = re.compile(r"FP32|\bFloat\b")
 
 
 def hold_nms_in_fp32(network: Any) -> list[str]:
-    """Hold the NMS plugin of a parsed network, and all from the last convolutions to it, in FP32. Return the layers' names."""
+    """Hold all of a parsed network from the last convolutions to its outputs, NMS among it, in FP32. Return the layers' names."""
     import tensorrt as trt
 
     kinds = trt.LayerType
@@ -29,19 +30,31 @@ def hold_nms_in_fp32(network: Any) -> list[str]:
     makers = {tensor.name: layer for layer in _layers(network) for tensor in _outputs(layer)}
     held: list[str] = []
     seen: set[str] = set()
-    waiting = [makers[COUNT_OUTPUT]]
+    waiting = [makers[network.get_output(index).name] for index in range(network.num_outputs)]
     while waiting:
         layer = waiting.pop()
         if layer.name in seen:
             continue
         seen.add(layer.name)
-        if layer.type not in without_precision and any(tensor.dtype == trt.float32 for tensor in (*_inputs(layer), *_outputs(layer))):
+        if layer.type not in without_precision and _computes_in_fp32(layer):
             held.append(layer.name)
             _hold(layer, trt.float32)
         if layer.type not in ends:  # through indexes, too: what top-K selects hangs on the logits that it compares
             names = [tensor.name for tensor in _inputs(layer)]
             waiting += [makers[name] for name in names if name in makers]  # the network's inputs have no maker
     return held
+
+
+def _computes_in_fp32(layer: Any) -> bool:
+    """Say whether a layer has FP32 values to compute with; those that make them of others, as a Cast of indexes, only convert."""
+    import tensorrt as trt
+
+    kinds = trt.LayerType
+    converts = layer.type == kinds.IDENTITY  # the Cast of TensorRT 8.5
+    if hasattr(kinds, "CAST"):
+        converts = converts or layer.type == kinds.CAST
+    tensors = _inputs(layer) if converts else (*_inputs(layer), *_outputs(layer))
+    return any(tensor.dtype == trt.float32 for tensor in tensors)
 
 
 def _hold(layer: Any, fp32: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -24,6 +25,15 @@ def add_node(graph: onnx.GraphProto, kind: str, name: str, inputs: Sequence[str]
     """Add a node of one output behind the others and return the output's name, by default the node's own."""
     graph.node.append(helper.make_node(kind, inputs, [output or name], name, **attributes))
     return output or name
+
+
+def add_maximum(model: onnx.ModelProto, name: str, values: str, axis: int) -> str:
+    """Add the maximum along an axis, which then is gone, and return the output's name. Axes are an input from opset 18 on."""
+    graph = model.graph
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if opset < 18:
+        return add_node(graph, "ReduceMax", name, [values], axes=[axis], keepdims=0)
+    return add_node(graph, "ReduceMax", name, [values, add_constant(graph, f"{name}/axes", np.array([axis]))], keepdims=0)
 
 
 def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
+from retinanet_edge.export.graph_editing import add_maximum
 from retinanet_edge.runtime.errors import EngineError
 
 _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
@@ -35,7 +36,7 @@ def append_level_top_k(model: onnx.ModelProto, sizes: Sequence[int], k: int) -> 
     if max(sizes) <= k:
         return bounded
     logits, deltas, anchors = (_take_over(graph, name) for name in (_LOGITS, _DELTAS, _ANCHORS))
-    rows = _rows(graph, _node(graph, "ReduceMax", "best", [logits], axes=[2], keepdims=0), sizes, k)
+    rows = _rows(graph, add_maximum(bounded, f"{_PREFIX}/best", logits, axis=2), sizes, k)
     indexes = _node(graph, "Unsqueeze", "indexes", [rows, _constant(graph, "indexes/axis", [2])])  # [N, A', 1]
     _node(graph, "GatherND", _LOGITS, [logits, indexes], output=_LOGITS, batch_dims=1)
     _node(graph, "GatherND", _DELTAS, [deltas, indexes], output=_DELTAS, batch_dims=1)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from retinanet_edge.export.graph_editing import add_constant, add_node, copy_of
+from retinanet_edge.export.graph_editing import add_constant, add_maximum, add_node, copy_of
 from retinanet_edge.export.nms import checked_batch
 from retinanet_edge.runtime.model_card import NmsSpec
 
@@ -34,7 +34,7 @@ def append_native_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProto:
     graph = complete.graph
     boxes, logits = _decode(graph), _LOGITS
     if count > MOST_ROWS:
-        boxes, logits = _best_rows(graph, boxes, logits)
+        boxes, logits = _best_rows(complete, boxes, logits)
     scores = add_node(graph, "Sigmoid", f"{_PREFIX}/scores", [logits])
     by_class = add_node(graph, "Transpose", f"{_PREFIX}/by_class", [scores], perm=[0, 2, 1])  # [N, K, A]
     _add_rows(graph, boxes, by_class, _suppress(graph, boxes, by_class, nms))
@@ -60,9 +60,9 @@ def _decode(graph: onnx.GraphProto) -> str:
     return add_node(graph, "Concat", f"{_PREFIX}/boxes", corners, axis=2)
 
 
-def _best_rows(graph: onnx.GraphProto, boxes: str, logits: str) -> tuple[str, str]:
+def _best_rows(model: onnx.ModelProto, boxes: str, logits: str) -> tuple[str, str]:
     """Add the selection of each image's MOST_ROWS anchors with the best class; return their boxes and logits."""
-    best = add_node(graph, "ReduceMax", f"{_PREFIX}/best", [logits], axes=[2], keepdims=0)
+    graph, best = model.graph, add_maximum(model, f"{_PREFIX}/best", logits, axis=2)
     name, count = f"{_PREFIX}/top_k", add_constant(graph, f"{_PREFIX}/most_rows", np.array([MOST_ROWS]))
     graph.node.append(helper.make_node("TopK", [best, count], [f"{name}/values", f"{name}/rows"], name, axis=1, largest=1, sorted=1))
     last = add_constant(graph, f"{_PREFIX}/last_axis", np.array([2]))

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.model_card import NmsSpec
+from retinanet_edge.runtime.tensorrt_library import has_plugin
 
 PLUGIN, PLUGIN_VERSION, PLUGIN_NAMESPACE = "EfficientNMS_TRT", "1", ""
 COUNT_OUTPUT = "num_detections"
@@ -65,6 +66,11 @@ def plugin_workspace_bytes(anchors: int, classes: int, batch: int) -> int:
     anchors: those that enter it, after top-K. There is room for every score of every image, whether or not it passes the threshold.
     """
     return _BYTES_PER_SCORE * batch * anchors * classes
+
+
+def has_nms_plugin() -> bool:
+    """Say whether the registry of the TensorRT that is here has the plugin. Needs no GPU."""
+    return has_plugin(PLUGIN, PLUGIN_VERSION)
 
 
 def checked_batch(graph: onnx.GraphProto) -> int | str:

@@ -57,3 +57,11 @@ def size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"must be H or HxW in pixels, as 640 or 480x640, got {text}")
     return int(found[1]), int(found[2] or found[1])
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """Return (width, height) in pixels of `WxH`, as cameras are sold."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be WxH in pixels, as 1920x1080, got {text}")
+    return int(found[1]), int(found[2])

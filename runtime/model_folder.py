@@ -24,6 +24,7 @@ from retinanet_edge.runtime.model_card import ModelCard, card_from_json
 
 DEFAULT_MODEL = Path("models/latest")  # a link to the folder of the newest training run
 CARD_FILE, WEIGHTS_FILE, ONNX_FILE, INT8_FILE = "card.json", "weights.safetensors", "model.onnx", "model.int8.onnx"
+FP16_FILE, TYPED_INT8_FILE = "model.fp16.onnx", "model.int8.typed.onnx"  # of the two before, with the types that TensorRT 11 takes
 REPORT_FOLDER = "report"
 
 _MAKER = {  # file -> the command that makes it

@@ -432,13 +432,84 @@ def test_an_interrupt_leaves_the_former_model(project: Project) -> None:
         (["--int8", "--max-ap-drop", "nan"], "argument --max-ap-drop: must be a number"),
         (["--int8", "--method", "median"], "argument --method: invalid choice"),
         (["--int8", "--fp16"], "not allowed with argument"),
-        (["--max-batch", "0"], "argument --max-batch: must be a whole number"),
+        (["--batch", "0", "1", "1"], "argument --batch: must be a whole number"),
+        (["--batch", "4"], "argument --batch: expected 3 arguments"),
+        (["--workspace", "2G"], "argument --workspace: must be a whole number of at least 1, got 2G"),
+        (["--dla", "-1"], "argument --dla: must be a whole number"),
+        (["--optimization-level", "6"], "argument --optimization-level: must be a whole number of at least 0 and at most 5, got 6"),
+        (["--nms", "soft"], "argument --nms: invalid choice"),
+        (["--input", "uint8-nchw"], "argument --input: invalid choice"),
+        (["--camera-size", "1080"], "argument --camera-size: must be WxH in pixels, as 1920x1080, got 1080"),
+        (["--camera-size", "0x480"], "argument --camera-size: must be WxH in pixels"),
+        (["--score-threshold", "0.001"], "argument --score-threshold: must be a number, at least 0.01 and at most 1"),
+        (["--iou-threshold", "0"], "argument --iou-threshold: must be a number, positive and at most 1"),
+        (["--max-detections", "0"], "argument --max-detections: must be a whole number"),
+        (["--top-k", "3841"], "argument --top-k: must be a whole number of at least 1 and at most 3840, got 3841"),
+        (["--dry-run", "--trtexec"], "not allowed with argument"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_flag(arguments: list[str], expected: str, run: Commands) -> None:
     done = run(COMMAND, *arguments)
     assert done.code == 2
     assert expected in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--batch", "4", "2", "8"], "error: --batch must be MIN OPT MAX with 1 <= MIN <= OPT <= MAX, got 4 2 8"),
+        (["--int8", "--dla", "0"], "error: --dla with --int8: DLA takes no explicit Q/DQ"),
+        (["--dla", "0", "--batch", "1", "1", "2"], "error: --dla needs a fixed batch, got 1 1 2"),
+        (["--dla", "0", "--nms", "native"], "error: --dla needs fixed shapes"),
+        (["--camera-size", "640x480", "--input", "fp32-nchw"], "error: --input fp32-nchw starts after resizing"),
+        (["--nms", "none", "--score-threshold", "0.3"], "error: --nms none leaves the raw heads"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_one_line(arguments: list[str], expected: str, run: Commands) -> None:
+    """Before any model is looked for: here is none."""
+    for more in ([], ["--dry-run"], ["--trtexec"]):
+        done = run(COMMAND, *arguments, *more)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert done.err.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--score-threshold", "1"], "nms.score_threshold must be at least 0.01 and below 1, got 1.0"),
+        (["--timing-cache", "nowhere/cache"], "--timing-cache must be a file in a folder that exists, got nowhere/cache"),
+        (["--dry-run", "--camera-size", "99999x9"], "--camera-size must be 1x1 to 16384x16384 pixels, got 99999x9"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_or_without_tensorrt(
+    arguments: list[str], expected: str, build: Callable[..., Finished], project: Project
+) -> None:
+    assert expected in refused(build(*arguments), project)
+
+
+def test_the_line_for_the_device_says_that_there_were_other_flags(build: Callable[..., Finished]) -> None:
+    assert "--model DIR, with the other flags of this call" in build("--fp16", "--batch", 1, 1, 4).out
+    assert "with the other flags" not in build("--fp32").out
+
+
+@pytest.mark.parametrize("arguments", [["--dry-run"], ["--trtexec"], ["--dry-run", "--int8"], ["--trtexec", "--nms", "native"]])
+def test_a_plan_or_a_call_of_trtexec_is_made_of_a_trained_model(
+    arguments: list[str], build: Callable[..., Finished], project: Project
+) -> None:
+    card = card_of(project)
+    done = build(*arguments, "--batch", 1, 2, 4)
+    assert (done.code, done.err) == (0, "")
+    assert ("images uint8 [N, 64, 64, 3]" if "--dry-run" in arguments else "--maxShapes=images:4x64x64x3") in done.out
+    assert card_of(project) == card
+    assert leftovers(project) == []
+
+
+@pytest.mark.parametrize("action", ["--dry-run", "--trtexec"])
+def test_a_broken_folder_has_neither_plan_nor_call(action: str, build: Callable[..., Finished], project: Project) -> None:
+    truncated_onnx(project)
+    assert "must have SHA-256" in refused(build(action), project)
+    with locked(project.model):
+        assert ("another command is writing" in build(action).err) == (action == "--trtexec"), "a plan writes nothing"
 
 
 # What a device lacks: training, calibration, and here the CPU backend and whatever reads data, too.

@@ -1,64 +1,26 @@
-"""What the compiler decides without a GPU: options, file names, the reading of TensorRT's words. Builds are in tests/gpu."""
+"""What the compiler does without a GPU: refusals, and the reading of TensorRT's words. Builds are in tests/gpu."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from retinanet_edge.export.compiler import BuildOptions, build_engine, compile_engine, engine_file_name
+from retinanet_edge.export import compiler
+from retinanet_edge.export.build_options import BuildOptions
+from retinanet_edge.export.compiler import build_engine, compile_engine
 from retinanet_edge.export.fp32_layers import check_nms_in_fp32, nms_input_formats
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, ModelCard, NetworkSpec
-from retinanet_edge.runtime.tensorrt_library import Machine, tensorrt_unavailable_reason
+from retinanet_edge.runtime.tensorrt_library import tensorrt_unavailable_reason
 
-H200 = Machine("8.5.3.1", "NVIDIA H200", "9.0")
-OPTIONS = BuildOptions("int8", max_batch=4)
 CARD = ModelCard(
     ("cell",),
     InputSpec(64, 64, (0.0,) * 3, (1.0,) * 3),
     AnchorSpec((8,), (32.0,), (1.0,), (1.0,)),
     NetworkSpec("none", 8, 8, 1, "none"),
 )
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"max_batch": 0}, {"max_batch": 2, "typical_batch": 3}, {"typical_batch": 0}, {"workspace_mib": 0},
-     {"optimization_level": 6}, {"optimization_level": -1}],
-)  # fmt: skip
-def test_options_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"must be|batches"):
-        BuildOptions("fp16", **wrong)
-
-
-def test_kernels_are_chosen_for_the_largest_batch_unless_told_otherwise() -> None:
-    assert BuildOptions("fp16", max_batch=8).tuned_batch == 8
-    assert BuildOptions("fp16", max_batch=8, typical_batch=1).tuned_batch == 1
-
-
-@pytest.mark.parametrize(
-    ("gpu", "part"),
-    [("NVIDIA H200", "nvidia-h200"), ("Orin", "orin"), ("NVIDIA RTX 6000 Ada (48GB)/MIG", "nvidia-rtx-6000-ada-48gb-mig")],
-)
-def test_the_file_name_names_precision_gpu_and_version(gpu: str, part: str) -> None:
-    name = engine_file_name("int8", replace(H200, gpu=gpu), OPTIONS.recorded())
-    start, digest, end = name[:-16], name[-15:-7], name[-7:]
-    assert (start, end) == (f"model.int8.{part}-trt8.5.3.1", ".engine")
-    assert set(digest) <= set("0123456789abcdef")
-
-
-def test_the_file_name_changes_with_what_shapes_the_engine_and_with_nothing_else() -> None:
-    def name(options: BuildOptions) -> str:
-        return engine_file_name("int8", H200, options.recorded())
-
-    same = [OPTIONS, replace(OPTIONS, verbose=True), replace(OPTIONS, timing_cache=Path("elsewhere"))]
-    other = [replace(OPTIONS, max_batch=8), replace(OPTIONS, typical_batch=1), replace(OPTIONS, workspace_mib=64),
-             replace(OPTIONS, optimization_level=3), replace(OPTIONS, external_tactics=True)]  # fmt: skip
-    assert len({name(options) for options in same}) == 1
-    assert len({name(options) for options in [OPTIONS, *other]}) == 1 + len(other)
 
 
 def inspection(*formats: str) -> str:
@@ -119,14 +81,29 @@ def test_a_builder_that_does_not_start_is_one_line_with_tensorrts_reason(capfd: 
     assert capfd.readouterr().err == ""
 
 
+def test_a_plugin_that_the_registry_lacks_is_said_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt", reason="no TensorRT in this environment", exc_type=ImportError)
+    monkeypatch.setattr(compiler, "PLUGIN", "NoSuchPlugin")
+    monkeypatch.setattr("retinanet_edge.export.nms.PLUGIN", "NoSuchPlugin")
+    with pytest.raises(EngineError, match=r"no plugin NoSuchPlugin of version 1 here: .*--nms native"):
+        compile_engine(b"", BuildOptions("fp16"))
+
+
+def test_the_registry_is_not_asked_where_no_plugin_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt", reason="no TensorRT in this environment", exc_type=ImportError)
+    monkeypatch.setattr("retinanet_edge.export.nms.PLUGIN", "NoSuchPlugin")
+    with pytest.raises(EngineError, match=r"does not start|cannot read the ONNX model"):
+        compile_engine(b"", BuildOptions("fp16", nms="none"))
+
+
 # Every attribute that our files read, where a typo would show only on a GPU.
 NAMES = {
-    "Builder": "create_network create_builder_config create_optimization_profile build_serialized_network",
-    "INetworkDefinition": "num_inputs get_input num_layers get_layer",
+    "Builder": "create_network create_builder_config create_optimization_profile build_serialized_network num_DLA_cores",
+    "INetworkDefinition": "num_inputs get_input num_outputs get_output num_layers get_layer",
     "ILayer": "name type num_inputs get_input num_outputs get_output",
     "ITensor": "name shape dtype",
     "IBuilderConfig": "set_flag clear_flag set_memory_pool_limit profiling_verbosity get_tactic_sources set_tactic_sources "
-    "add_optimization_profile create_timing_cache set_timing_cache get_timing_cache",
+    "add_optimization_profile create_timing_cache set_timing_cache get_timing_cache default_device_type DLA_core set_device_type",
     "IOptimizationProfile": "set_shape",
     "OnnxParser": "parse num_errors get_error",
     "ParserError": "desc",
@@ -140,8 +117,9 @@ NAMES = {
     "ProfilingVerbosity": "DETAILED",
     "LayerInformationFormat": "JSON",
     "TensorIOMode": "INPUT",
-    "LayerType": "CONVOLUTION CONSTANT SHAPE QUANTIZE DEQUANTIZE",
-    "BuilderFlag": "TF32",
+    "LayerType": "CONVOLUTION CONSTANT SHAPE QUANTIZE DEQUANTIZE IDENTITY",
+    "BuilderFlag": "TF32 GPU_FALLBACK",
+    "DeviceType": "DLA GPU",
     "DataType": "FLOAT HALF INT8 INT32 UINT8",
 }
 NAMES_BELOW_11 = {
@@ -149,13 +127,22 @@ NAMES_BELOW_11 = {
     "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH",
     "ILayer": "precision set_output_type",
 }
+NAMES_FROM_10 = {
+    "IBuilderConfig": "progress_monitor builder_optimization_level hardware_compatibility_level",
+    "IProgressMonitor": "phase_start step_complete phase_finish",
+    "BuilderFlag": "VERSION_COMPATIBLE",
+    "HardwareCompatibilityLevel": "AMPERE_PLUS",
+    "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
+    "Runtime": "engine_host_code_allowed",
+    "LayerType": "CAST",
+}
 NAMES_BELOW_10 = {"TacticSource": "CUBLAS CUBLAS_LT CUDNN"}
 
 
 def test_this_tensorrt_has_every_name_that_we_use() -> None:
     trt = pytest.importorskip("tensorrt", reason="no TensorRT in this environment", exc_type=ImportError)
     major = int(trt.__version__.split(".")[0])
-    wanted = [NAMES] + [NAMES_BELOW_11] * (major < 11) + [NAMES_BELOW_10] * (major < 10)
+    wanted = [NAMES] + [NAMES_BELOW_11] * (major < 11) + [NAMES_BELOW_10] * (major < 10) + [NAMES_FROM_10] * (major >= 10)
     missing = [
         f"{owner}.{name}" for names in wanted for owner, text in names.items() for name in text.split()
         if not hasattr(getattr(trt, owner), name)

@@ -50,6 +50,14 @@ class Layer:
 class Network:
     def __init__(self, layers: list[Layer]) -> None:
         self.layers = layers
+        self.outputs = layers[-1].outputs
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.outputs)
+
+    def get_output(self, index: int) -> Tensor:
+        return self.outputs[index]
 
     @property
     def num_layers(self) -> int:
@@ -59,16 +67,16 @@ class Network:
         return self.layers[index]
 
 
+INTEGERS = {"places", "start", "rows", "num_detections", "selected", "image"}
+
+
+def layer(name: str, kind: Any, inputs: str, outputs: str) -> Layer:
+    tensors = ([Tensor(each, trt.int32 if each in INTEGERS else trt.float32) for each in names.split()] for names in (inputs, outputs))
+    return Layer(name, kind, *tensors)
+
+
 def test_top_k_is_held_with_the_logits_that_it_compares_and_index_arithmetic_is_left() -> None:
-    kinds, real, whole = trt.LayerType, trt.float32, trt.int32
-    integers = {"places", "start", "rows", "num_detections"}
-
-    def tensors(names: str) -> list[Tensor]:
-        return [Tensor(name, whole if name in integers else real) for name in names.split()]
-
-    def layer(name: str, kind: Any, inputs: str, outputs: str) -> Layer:
-        return Layer(name, kind, tensors(inputs), tensors(outputs))
-
+    kinds, real = trt.LayerType, trt.float32
     layers = [
         layer("trunk", kinds.CONVOLUTION, "images", "features"),
         layer("last", kinds.CONVOLUTION, "features", "logits"),
@@ -88,3 +96,31 @@ def test_top_k_is_held_with_the_logits_that_it_compares_and_index_arithmetic_is_
     assert by_name["top_k"].output_types == {0: real}  # places stay integers
     assert by_name["nms"].output_types == {1: real}
     assert by_name["rows"].output_types == {}
+
+
+def test_raw_heads_are_held_back_to_the_last_convolutions_from_every_output() -> None:
+    kinds = trt.LayerType
+    layers = [
+        layer("trunk", kinds.CONVOLUTION, "images", "features"),
+        layer("class", kinds.CONVOLUTION, "features", "maps"),
+        layer("box", kinds.CONVOLUTION, "features", "more_maps"),
+        layer("anchors", kinds.CONSTANT, "", "anchors"),
+        layer("class_logits", kinds.SHUFFLE, "maps", "class_logits"),
+        layer("box_deltas", kinds.SHUFFLE, "more_maps", "box_deltas"),
+    ]
+    network = Network(layers)
+    network.outputs = [layers[4].outputs[0], layers[5].outputs[0], layers[3].outputs[0]]
+    assert sorted(hold_nms_in_fp32(network)) == ["box", "box_deltas", "class", "class_logits"]
+
+
+def test_a_cast_of_indexes_is_not_held_but_what_it_joins_is() -> None:
+    kinds = trt.LayerType
+    layers = [
+        layer("last", kinds.CONVOLUTION, "features", "scores"),
+        layer("nms", kinds.ACTIVATION, "scores", "selected"),
+        layer("image", kinds.GATHER, "selected", "image"),
+        layer("float_image", getattr(kinds, "CAST", kinds.IDENTITY), "image", "float_image"),
+        layer("detections", kinds.CONCATENATION, "float_image scores", "detections"),
+    ]
+    assert sorted(hold_nms_in_fp32(Network(layers))) == ["detections", "last", "nms"]
+    assert layers[3].precision is None

@@ -47,7 +47,7 @@ def test_what_our_code_uses_is_seen():
     used = {(function.name.partition(":")[0], f"{owner}.{name}") for function in read_functions(SOURCES, RELEASES)
             for _, owner, name, _ in function.uses}  # fmt: skip
     assert used >= {
-        ("export/compiler.py", "Builder.build_serialized_network"),
+        ("export/build_progress.py", "Builder.build_serialized_network"),
         ("export/compiler.py", "BuilderFlag.FP16"),
         ("export/compiler.py", "ParserError.desc"),  # parser.get_error(index).desc()
         ("export/compiler.py", "EngineInspector.get_engine_information"),
@@ -71,8 +71,8 @@ def test_a_name_that_no_release_has_is_found_in_our_code(line):
 
 def test_our_code_without_its_conditions_fails_on_the_newest_release():
     """Also in the file whose only condition is that of its caller."""
-    text = SOURCES["export/compiler.py"].replace('hasattr(trt.BuilderFlag, "FP16")', "bool(trt.BuilderFlag)")
-    lines = problems(SOURCES | {"export/compiler.py": text}, RELEASES)
+    text = SOURCES["export/build_machine.py"].replace('hasattr(trt.BuilderFlag, "FP16")', "bool(trt.BuilderFlag)")
+    lines = problems(SOURCES | {"export/build_machine.py": text}, RELEASES)
     assert {line.split(": ", 1)[1] for line in lines} >= {FP16, f"ILayer.precision is not in TensorRT {NEWEST}"}
     assert {line.split(":")[0] for line in lines} == {"export/compiler.py", "export/fp32_layers.py"}
 
