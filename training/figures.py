@@ -28,8 +28,8 @@ def save_loss_curve(path: Path, history: Sequence[EpochRecord]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
-    losses.plot(epochs, [record.class_loss for record in history], marker="o", markersize=3, label="classification (focal)")
-    losses.plot(epochs, [record.box_loss for record in history], marker="o", markersize=3, label="box (smooth L1)")
+    losses.plot(epochs, [record.class_loss for record in history], marker="o", markersize=3, label="classes")
+    losses.plot(epochs, [record.box_loss for record in history], marker="o", markersize=3, label="boxes")
     losses.set(xlabel="epoch", ylabel="training loss", yscale="log")
     evaluated = [record for record in history if record.ap is not None]
     accuracy.plot([r.epoch for r in evaluated], [r.ap50 for r in evaluated], marker="o", markersize=3, label="AP50")

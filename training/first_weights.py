@@ -95,7 +95,7 @@ def _best_available(options: TrainingOptions) -> _Start:
             print(f"{'; '.join(missing)}; starting from {start.origin}", file=sys.stderr)
         return start
     print(f"{'; '.join(missing)}; starting from random weights", file=sys.stderr)
-    return _Start(untrained, f"none ({len(missing)} trained could not be had)", pretrained=False)
+    return _Start(untrained, "none (trained ones could not be had)", pretrained=False)
 
 
 def _trained_on_imagenet(options: TrainingOptions) -> _Start:

@@ -159,7 +159,7 @@ def test_what_cannot_be_had_is_one_line(
     assert "trained weights of resnet50 cannot be had (" in line
     assert line.endswith("): bring them as a file with --weights FILE; starting from random weights")
     assert card.training is not None
-    assert card.training.start == "none (2 trained could not be had)"
+    assert card.training.start == "none (trained ones could not be had)"
     assert not pretrained
 
 
