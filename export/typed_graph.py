@@ -47,13 +47,13 @@ def to_typed_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 def kept_in_fp32(typed: onnx.ModelProto) -> tuple[str, ...]:
     """Return the constants of a typed model that stayed FP32 because FP16 does not hold their values."""
     entries = {entry.key: entry.value for entry in typed.metadata_props}
-    return tuple(entries.get(_KEPT, "").split())
+    return tuple(entries.get(_KEPT, "").splitlines())
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = to_half_precision(model)
     if kept:
-        helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {_KEPT: " ".join(kept)})
+        helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {_KEPT: "\n".join(kept)})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -101,7 +101,8 @@ def _quantized(weights: NDArray[np.float32], scales: NDArray[np.float32], axis: 
     shape = [1] * weights.ndim
     if scales.ndim:
         shape[axis] = len(scales)
-    return np.clip(np.rint(weights / scales.reshape(shape)), -128, 127).astype(np.int8)
+    integers: NDArray[np.int8] = np.clip(np.rint(weights / scales.reshape(shape)), -128, 127).astype(np.int8)
+    return integers
 
 
 def _fp16_scales(scales: NDArray[np.float32]) -> NDArray[np.float32]:
