@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from retinanet_edge.export.build_machine import this_build_machine
 from retinanet_edge.export.build_options import BuildOptions
@@ -19,7 +18,7 @@ from retinanet_edge.export.engine_graph import make_engine_graph, typed_file_nam
 from retinanet_edge.export.graph_file import load_graph
 from retinanet_edge.export.trtexec import trtexec_command
 from retinanet_edge.runtime.errors import VerdictError
-from retinanet_edge.runtime.model_card import ModelCard, Verdict
+from retinanet_edge.runtime.model_card import CalibrationMethod, ModelCard, Verdict
 from retinanet_edge.runtime.model_folder import (
     INT8_FILE,
     ONNX_FILE,
@@ -45,7 +44,7 @@ class Int8Options:
     data: Path | None
     calibration: Path | None
     images: int
-    method: Literal["minmax", "percentile"]
+    method: CalibrationMethod
     seed: int
     max_ap_drop: float
     force: bool

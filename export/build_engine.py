@@ -18,7 +18,7 @@ except ModuleNotFoundError:
 
 
 # Not argparse's defaults: whether one was given matters.
-_IMAGES: Final = 256
+_IMAGES: Final = 128
 _METHOD: Final = "percentile"
 _SEED: Final = 0
 
@@ -53,8 +53,8 @@ def _add_int8(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--calibration", type=Path, metavar="DIR", help="folder of images; default the training images")
     group.add_argument("--images", type=whole_number(1), metavar="N", help=f"calibration images; default {_IMAGES}")
     group.add_argument(
-        "--method", choices=("percentile", "minmax"),
-        help=f"range of each tensor: 99.99 %% of its values over all images, or all of them; default {_METHOD}",
+        "--method", choices=("percentile", "minmax", "entropy", "mse"),
+        help=f"range of each tensor: 99.99 %% of its values, all of them, least divergence, least squared error; default {_METHOD}",
     )  # fmt: skip
     group.add_argument("--seed", type=whole_number(0), metavar="N", help=f"chooses the images; default {_SEED}")
     group.add_argument(

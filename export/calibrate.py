@@ -1,84 +1,70 @@
 """Ranges of activations over calibration images, the base of INT8 scales.
 
-One pass, with one image's tensors in memory at a time. ONNX Runtime's own calibrators keep more, look at tensors that nobody
+One pass, with one image and its tensors in memory at a time. ONNX Runtime's own calibrators keep more, look at tensors that nobody
 quantizes, and fail on nearly constant ones.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.errors import RetinaNetEdgeError
+from retinanet_edge.export.graph_editing import copy_of
+from retinanet_edge.export.histograms import Histogram
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.model_card import CalibrationMethod
 from retinanet_edge.runtime.progress import track
-
-Method = Literal["minmax", "percentile"]
-
-PERCENTILE = 99.99
-_BINS = 4096
 
 
 def activation_ranges(
-    model: onnx.ModelProto, tensors: Sequence[str], images: Sequence[NDArray[np.uint8]], method: Method
+    model: onnx.ModelProto, tensors: Sequence[str], images: Sequence[NDArray[np.uint8]], method: CalibrationMethod
 ) -> dict[str, float]:
-    """Return for each tensor of a graph the magnitude up to which INT8 is to reach.
+    """Return for each tensor of a graph the magnitude up to which INT8 is to reach; arguments and errors as measure_activations."""
+    return {name: found.reach(method) for name, found in measure_activations(model, tensors, images).items()}
 
-    images: uint8 [H, W, 3] BGR of the graph's input size. method: "minmax" for the largest magnitude of all images, "percentile" for
-    the one that 99.99 % of all values keep below. Raises RetinaNetEdgeError for values that are not finite.
+
+def measure_activations(
+    model: onnx.ModelProto, tensors: Sequence[str], images: Sequence[NDArray[np.uint8]]
+) -> dict[str, Histogram]:
+    """Return how large the values of each tensor of a graph are.
+
+    images: uint8 [H, W, 3] BGR of the graph's input size, read one by one. Raises UserInputError, naming tensor and layer, for values
+    that are not finite, and where all of a tensor's are 0 on all images, which says nothing of its range.
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    histograms = {name: Histogram() for name in tensors}
+    session = _session(model, tensors)
+    for image in track(images, "calibrating"):
+        for name, values in zip(tensors, session.run(None, {"images": image[None]}), strict=True):
+            if not np.isfinite(values).all():
+                raise UserInputError(
+                    f"{_described(model, name)} must be finite, got values that are not on a calibration image: "
+                    "train again with a lower --lr"
+                )
+            histograms[name].add(values)
+    for name, found in histograms.items():
+        if not found.largest:
+            raise UserInputError(
+                f"{_described(model, name)} must not be 0 everywhere, got nothing else on {len(images)} calibration images: "
+                "give others with --calibration DIR, or train again, as this layer no longer does anything"
+            )
+    return histograms
+
+
+def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Return a session that gives the tensors, and nothing else."""
+    probe = copy_of(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of what no tensor of interest needs
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    magnitudes = {name: Magnitudes() for name in tensors}
-    for image in track(images, "calibrating"):
-        for name, values in zip(tensors, session.run(None, {"images": image[None]}), strict=True):
-            if not np.isfinite(values).all():
-                raise RetinaNetEdgeError(f"tensor {name} is not finite on a calibration image: train again with a lower --lr")
-            magnitudes[name].add(values)
-    return {name: found.largest if method == "minmax" else found.percentile(PERCENTILE) for name, found in magnitudes.items()}
+    options.enable_cpu_mem_arena = False  # which grows for every output and is not given back
+    return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-class Magnitudes:
-    """Histogram of |x| from 0 to a power of two, which doubles when a value is larger: two bins then become one, exactly."""
-
-    def __init__(self) -> None:
-        self.largest = 0.0
-        self._reach = 0.0  # none before the first value that is not zero
-        self._counts = np.zeros(_BINS, np.int64)
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Count values, finite ones of any shape."""
-        magnitudes = np.abs(values).ravel()
-        self.largest = max(self.largest, float(magnitudes.max(initial=0)))
-        self._widen()
-        if self._reach:
-            bins = np.minimum(magnitudes * np.float64(_BINS / self._reach), _BINS - 1).astype(np.int64)
-            self._counts += np.bincount(bins, minlength=_BINS)
-        else:
-            self._counts[0] += magnitudes.size
-
-    def percentile(self, percent: float) -> float:
-        """Return the upper edge of the bin below which `percent` of the values lie, at most the largest value; 0 without values."""
-        total = int(self._counts.sum())
-        if not self._reach or not total:
-            return 0.0
-        index = int(np.searchsorted(np.cumsum(self._counts), total * percent / 100))
-        return min((index + 1) * self._reach / _BINS, self.largest)
-
-    def _widen(self) -> None:
-        if not self._reach and self.largest:
-            self._reach = 2.0 ** math.ceil(math.log2(self.largest))  # zeros counted so far are in the first bin, where they belong
-        while self._reach < self.largest:
-            self._reach *= 2
-            merged = self._counts.reshape(-1, 2).sum(axis=1)
-            self._counts = np.concatenate([merged, np.zeros_like(merged)])
+def _described(model: onnx.ModelProto, tensor: str) -> str:
+    maker = next((node for node in model.graph.node if tensor in node.output), None)
+    return f"tensor {tensor}" + (f" of layer {maker.name or '(no name)'} ({maker.op_type})" if maker else "")

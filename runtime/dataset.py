@@ -22,7 +22,10 @@ from retinanet_edge.runtime.dataset_split import divide
 from retinanet_edge.runtime.errors import DatasetError
 from retinanet_edge.runtime.progress import track
 
-__all__ = ["IMAGE_SUFFIXES", "Dataset", "Sample", "Split", "describe", "make_sample", "read_dataset", "read_image", "read_image_file"]
+__all__ = [
+    "IMAGE_SUFFIXES", "Dataset", "Sample", "Split", "describe", "has_objects", "make_sample", "read_dataset", "read_image",
+    "read_image_file",
+]  # fmt: skip
 
 Split = Literal["train", "val", "test"]
 
@@ -71,11 +74,11 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
-def read_dataset(folder: Path | str) -> Dataset:
+def read_dataset(folder: Path | str, objects_in: Sequence[Split] = ("train", "val")) -> Dataset:
     """Read a COCO JSON, Pascal VOC or YOLO folder; the format is told from what is in it.
 
     Also taken: one COCO file or YOLO settings file itself, and a folder that holds one such folder. Every image's header is checked.
-    Raises DatasetError, one line with the file, for whatever makes a label or image unusable.
+    Raises DatasetError, one line with the file, for whatever makes a label or image unusable, and where a split of `objects_in` has none.
     """
     root = Path(folder)
     labels = find_reader(root)()
@@ -89,11 +92,16 @@ def read_dataset(folder: Path | str) -> Dataset:
         samples[split] = tuple(make_sample(image, index, counts) for image in track(ordered, f"reading {split} images"))
         for image, sample in zip(ordered, samples[split], strict=True):
             digest.update(_fingerprint(split, image.name, sample))
-    for split in ("train", "val"):
-        if not any((~sample.crowd).any() for sample in samples[split]):
+    for split in objects_in:
+        if not has_objects(samples[split]):
             raise DatasetError(f"{root} must have at least one object on its {split} images, got {len(samples[split])} without any")
     cleaned = {what: count for what, count in counts.items() if count}
     return Dataset(root, labels.format, labels.classes, **samples, split_rule=rule, cleaned=cleaned, sha256=digest.hexdigest())
+
+
+def has_objects(samples: Sequence[Sample]) -> bool:
+    """Say whether some sample has an object that is not a crowd: without, there is nothing to train on or to measure."""
+    return any((~sample.crowd).any() for sample in samples)
 
 
 def read_image(sample: Sample) -> NDArray[np.uint8]:

@@ -30,6 +30,7 @@ _ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
 
 # What an engine file holds. The network runs at this precision; decode and NMS are always FP32.
 Precision = Literal["fp32", "fp16", "int8"]
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]  # by which a tensor's range was chosen (export/histograms.py)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class OnnxRecord:
 class Calibration:
     """What the INT8 scales were measured on."""
 
-    method: Literal["minmax", "percentile"]
+    method: CalibrationMethod
     images: int
     data_sha256: str
     seed: int

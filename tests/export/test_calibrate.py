@@ -1,52 +1,22 @@
-"""Ranges of activations: by hand, against NumPy's own percentiles, and on a graph."""
+"""Ranges of activations on small graphs: over all images, one image at a time, and what is refused."""
+
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from retinanet_edge.export.calibrate import Magnitudes, activation_ranges
-from retinanet_edge.runtime.errors import RetinaNetEdgeError
-
-
-def magnitudes(*parts: np.ndarray) -> Magnitudes:
-    found = Magnitudes()
-    for part in parts:
-        found.add(part.astype(np.float32))
-    return found
-
-
-def test_a_rare_outlier_counts_for_minmax_only() -> None:
-    usual = np.linspace(-1, 1, 100_000)
-    found = magnitudes(usual, np.array([50.0]))
-    assert found.largest == 50.0
-    # 99.99 % of 100,001 values: all but the 10 largest magnitudes, so just below 1; bins are 64 / 4096 wide.
-    assert 1 - 2e-4 <= found.percentile(99.99) <= 1 + 64 / 4096
-
-
-@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30), st.floats(1, 100))
-def test_the_percentile_is_numpys_to_a_bin_in_whatever_order_values_come(scales: list[float], percent: float) -> None:
-    generator = np.random.default_rng(0)
-    parts = [scale * generator.normal(size=200) for scale in scales]
-    found = magnitudes(*parts)
-    everything = np.abs(np.concatenate(parts).astype(np.float32))
-    width = 2 * everything.max() / 4096  # the histogram reaches at most twice as far as the largest value
-    exact = np.percentile(everything, percent, method="inverted_cdf")
-    assert exact - 1e-6 <= found.percentile(percent) <= exact + width * 1.001
-
-
-@pytest.mark.parametrize(("values", "expected"), [([], 0.0), ([0.0, 0.0], 0.0), ([0.3, 0.3], 0.3), ([1e-30, 0.0], 1e-30), ([-8.0], 8.0)])
-def test_empty_zero_constant_and_tiny_values(values: list[float], expected: float) -> None:
-    assert magnitudes(np.array(values)).percentile(99.99) == pytest.approx(expected)
+from retinanet_edge.export.calibrate import activation_ranges, measure_activations
+from retinanet_edge.runtime.errors import UserInputError
 
 
 def graph(operator: str) -> onnx.ModelProto:
     """images uint8 -> float -> operator."""
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["pixels"], ["changed"]),
+        helper.make_node(operator, ["pixels"], ["changed"], name="the/layer"),
         helper.make_node("Neg", ["changed"], ["out"]),
     ]
     shape = ["N", 2, 2, 3]
@@ -56,11 +26,52 @@ def graph(operator: str) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def images(*values: int) -> list[np.ndarray]:
+    return [np.full((2, 2, 3), value, np.uint8) for value in values]
+
+
 def test_ranges_are_over_all_images() -> None:
-    images = [np.full((2, 2, 3), value, np.uint8) for value in (4, 9)]
-    assert activation_ranges(graph("Sqrt"), ["pixels", "changed"], images, "minmax") == {"pixels": 9, "changed": 3}
+    assert activation_ranges(graph("Sqrt"), ["pixels", "changed"], images(4, 9), "minmax") == {"pixels": 9, "changed": 3}
 
 
-def test_values_that_are_not_finite_name_the_tensor() -> None:
-    with pytest.raises(RetinaNetEdgeError, match="tensor changed is not finite"):
-        activation_ranges(graph("Log"), ["changed"], [np.zeros((2, 2, 3), np.uint8)], "minmax")
+def test_a_method_sees_how_often_values_come() -> None:
+    ranges = {m: activation_ranges(graph("Sqrt"), ["pixels"], images(200, *[3] * 9999, 4), m)["pixels"] for m in ("minmax", "percentile")}
+    # 12 of 120,012 values are 200, which is 1 in 10,001: beyond 99.99 %. Bins are 256 / 4096 wide.
+    assert ranges == {"minmax": 200, "percentile": 4 + 256 / 4096}
+
+
+class Watched(Sequence[np.ndarray]):
+    """Images made when asked for; knows how many of them there are at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.most = count, 0
+        self.made: list[weakref.ref[np.ndarray]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        if index >= self.count:
+            raise IndexError
+        made = np.full((2, 2, 3), index, np.uint8)
+        self.made.append(weakref.ref(made))
+        self.most = max(self.most, sum(reference() is not None for reference in self.made))
+        return made
+
+
+def test_one_image_is_in_memory_at_a_time() -> None:
+    watched = Watched(50)
+    assert activation_ranges(graph("Sqrt"), ["pixels"], watched, "minmax") == {"pixels": 49}
+    assert watched.most <= 2  # the one before goes when the next one is there
+
+
+def test_values_that_are_not_finite_name_tensor_and_layer() -> None:
+    with pytest.raises(UserInputError, match=r"^tensor changed of layer the/layer \(Log\) must be finite.*--lr$"):
+        measure_activations(graph("Log"), ["changed"], images(1, 0))
+
+
+def test_values_that_are_all_zero_name_tensor_and_layer() -> None:
+    expected = r"^tensor changed of layer the/layer \(Sqrt\) must not be 0 everywhere, .* 2 calibration images"
+    with pytest.raises(UserInputError, match=expected):
+        measure_activations(graph("Sqrt"), ["changed"], images(0, 0))
+    assert measure_activations(graph("Sqrt"), ["changed"], images(0, 1))["changed"].largest == 1

@@ -6,15 +6,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import numpy_helper
 
-from retinanet_edge.export.quantize import quantize
-from retinanet_edge.export.torch_graph import to_onnx
-from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, NetworkSpec
-from retinanet_edge.training.model import LEVEL_STRIDES, build_network
+from retinanet_edge.export.placement import Placement
+from retinanet_edge.export.quantize import insert_qdq, quantize
+from retinanet_edge.runtime.model_card import AnchorSpec, CalibrationMethod, InputSpec, NetworkSpec
 
 SPEC = InputSpec(64, 64, (120.0,) * 3, (60.0,) * 3)
+LEVEL_STRIDES = (8, 16, 32, 64, 128)
 ANCHORS = AnchorSpec(LEVEL_STRIDES, tuple(4.0 * s for s in LEVEL_STRIDES), (1.0,), (1.0,))
 
 
@@ -26,6 +25,10 @@ def images(count: int) -> list[np.ndarray]:
 @pytest.fixture(scope="module", params=["batch", "none"])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the FP32 and the INT8 file of one network."""
+    torch = pytest.importorskip("torch")
+    from retinanet_edge.export.torch_graph import to_onnx
+    from retinanet_edge.training.model import build_network
+
     torch.manual_seed(0)
     network = build_network(NetworkSpec("test_resnet", 16, 16, 2, request.param), SPEC, ANCHORS, 3)
     with torch.no_grad():
@@ -119,3 +122,37 @@ def test_outputs_stay_near_fp32(models: tuple[Path, Path]) -> None:
         error = np.abs(found - expected).mean() / expected.std()
         assert 0 < error < 0.1  # not FP32 in disguise, and not far from it
     np.testing.assert_array_equal(fp32[2], int8[2])
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_each_method_gives_the_same_file_again(method: CalibrationMethod, models: tuple[Path, Path], tmp_path: Path) -> None:
+    made = []
+    for name in ("a.onnx", "b.onnx"):
+        quantize(models[0], tmp_path / name, images(4), method)
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+    quantize(models[0], tmp_path / "other.onnx", images(3), method)
+    assert (tmp_path / "other.onnx").read_bytes() != made[0]
+
+
+def test_kept_convolutions_have_float_weights(models: tuple[Path, Path], tmp_path: Path) -> None:
+    kept = next(node.name for node in onnx.load(models[0]).graph.node if node.op_type == "Conv")
+    quantize(models[0], tmp_path / "kept.onnx", images(2), "minmax", kept=(kept,))
+    graph = onnx.load(tmp_path / "kept.onnx").graph
+    in_float = [n.name for n in graph.node if n.op_type == "Conv" and operator(graph, n.input[1]) == "constant"]
+    assert in_float[0] == kept
+    assert len(in_float) == 1 + 2 * 5
+
+
+def test_channels_without_weights_and_the_smallest_reach_have_scales_above_zero() -> None:
+    weights = np.zeros((2, 1, 1, 1), np.float32)
+    weights[1] = 254
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
+    ports = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", depth, 1, 1])] for name, depth in (("x", 1), ("y", 2))]
+    graph = onnx.helper.make_graph(nodes, "test", *ports, [numpy_helper.from_array(weights, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    made = insert_qdq(model, Placement(((0, 0),), (0,), ("x",), ()), {"x": 1e-44})
+    scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer if tensor.name.endswith("scale")}
+    np.testing.assert_array_equal(scales["w/scale"], [1, 2])  # 254 / 127
+    assert scales["x/scale"] == np.finfo(np.float32).tiny
+    assert len(model.graph.node) == 1  # what was given stays as it was
