@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import platform
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from retinanet_edge.runtime.camera import DEMO, open_camera
 from retinanet_edge.runtime.detector import Detector
 from retinanet_edge.runtime.errors import UserInputError
-from retinanet_edge.runtime.model_folder import write_atomically
+from retinanet_edge.runtime.power import NO_USAGE, Meter, Usage
 from retinanet_edge.runtime.progress import track
 from retinanet_edge.runtime.tensorrt_library import this_machine
 
@@ -38,7 +39,10 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured, on what, and the result. The last stage is the whole call, "total"; a call takes `batch` frames."""
+    """What was measured, on what, and the result. The last stage is the whole call, "total"; a call takes `batch` frames.
+
+    usage: of the GPU meanwhile; its memory beyond what was in use before the engine was opened.
+    """
 
     engine: str
     precision: str
@@ -48,6 +52,8 @@ class Speed:
     calls: int
     stages: tuple[StageTime, ...]
     frames_per_second: float
+    backend: str = ""
+    usage: Usage = NO_USAGE
 
     def table(self) -> str:
         """Return what a person reads."""
@@ -55,48 +61,42 @@ class Speed:
         sizes = f"{self.calls} calls of {self.batch} frames of {self.frame_size}, milliseconds a call"
         rows = [f"{'stage':<12}{'p50':>10}{'p95':>10}{'p99':>10}"]
         rows += [f"{s.stage:<12}{s.p50_ms:>10.2f}{s.p95_ms:>10.2f}{s.p99_ms:>10.2f}" for s in self.stages]
-        return "\n".join([header, sizes, *rows, f"{self.frames_per_second:.1f} frames per second"])
+        figures = [f"{self.frames_per_second:.1f} frames per second"]
+        figures += [f"{memory} MiB of GPU memory"] if (memory := figure(self.usage.memory_mib, 0)) else []
+        figures += [f"{power} W"] if (power := figure(self.usage.power_w, 1)) else []
+        return "\n".join([header, sizes, *rows, ", ".join(figures)])
 
     def to_csv(self) -> str:
         """Return one row a stage, each with everything needed to compare it with rows of other files."""
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["engine", "precision", "machine", "frame_size", "batch", "calls",
-                        "stage", "p50_ms", "p95_ms", "p99_ms", "frames_per_second"])  # fmt: skip
+                        "stage", "p50_ms", "p95_ms", "p99_ms", "frames_per_second", "backend", "gpu_memory_mib", "power_w"])  # fmt: skip
+        device = [self.backend, figure(self.usage.memory_mib, 0), figure(self.usage.power_w, 1)]
         for s in self.stages:
             figures = [f"{value:.3f}" for value in (s.p50_ms, s.p95_ms, s.p99_ms, self.frames_per_second)]
-            table.writerow([self.engine, self.precision, self.machine, self.frame_size, self.batch, self.calls, s.stage, *figures])
+            table.writerow([self.engine, self.precision, self.machine, self.frame_size, self.batch, self.calls, s.stage, *figures, *device])
         return text.getvalue()
 
 
-def benchmark(
-    model: Path, engine: str, *, frames: int, warmup: int, batch: int, image: Path | None = None, csv_file: Path | None = None
-) -> Speed:
-    """Time `frames` frames of generated scenes, or of an image, video or folder, through the model; write `csv_file`.
+def measure_speed(detector: Detector, images: Sequence[NDArray[np.uint8]], frames: int, warmup: int, batch: int, meter: Meter) -> Speed:
+    """Time `frames` frames, taken from `images` uint8 [H, W, 3] round and round, in calls of `batch`.
 
-    The first `warmup` frames go through untimed. Raises UserInputError for what a Detector refuses, a batch larger than
-    the engine takes, and an image that does not decode.
+    The first `warmup` frames go through untimed. meter: of the GPU; what it says counts where the engine runs there.
     """
-    if csv_file is not None and not csv_file.parent.is_dir():  # said now, not when all has been timed
-        raise UserInputError(f"--csv must be in a folder that exists, got {csv_file}: make {csv_file.parent} first")
-    with Detector(model, engine, max_batch=batch) as detector:
-        if detector.engine.max_batch < batch:
-            raise UserInputError(f"--batch must be at most {detector.engine.max_batch} for {detector.engine.name}, got {batch}")
-        images = _first_frames(image)
-        source = itertools.cycle(images)
-        for _ in range(-(-warmup // batch)):
-            detector.detect(list(itertools.islice(source, batch)))
-        calls = [
-            _timed_call(detector, list(itertools.islice(source, batch))) for _ in track(range(-(-frames // batch)), "timing", "call")
-        ]
-        name, precision, place = detector.engine.name, detector.engine.precision, machine(detector.engine.backend)
-    speed = Speed(
-        name, precision, place, f"{images[0].shape[0]}x{images[0].shape[1]}", batch, len(calls), summarize(calls),
-        batch * len(calls) * 1e3 / sum(call["total"] for call in calls),
+    source = itertools.cycle(images)
+    for _ in range(-(-warmup // batch)):
+        detector.detect(list(itertools.islice(source, batch)))
+    start = time.perf_counter()
+    calls = [
+        _timed_call(detector, list(itertools.islice(source, batch))) for _ in track(range(-(-frames // batch)), "timing", "call")
+    ]
+    engine = detector.engine
+    return Speed(
+        engine.name, engine.precision, machine(engine.backend), f"{images[0].shape[0]}x{images[0].shape[1]}", batch, len(calls),
+        summarize(calls), batch * len(calls) * 1e3 / sum(call["total"] for call in calls), engine.backend,
+        meter.over(start, time.perf_counter()) if runs_on_gpu(engine.backend) else NO_USAGE,
     )  # fmt: skip
-    if csv_file is not None:
-        write_atomically(csv_file, speed.to_csv().encode())
-    return speed
 
 
 def summarize(calls: Sequence[dict[str, float]]) -> tuple[StageTime, ...]:
@@ -112,7 +112,24 @@ def machine(backend: str) -> str:
     """Return the processor and how many of its cores this process may use; for a TensorRT backend, before them, the GPU."""
     cores = len(os.sched_getaffinity(0))
     processor = f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
-    return f"{this_machine().gpu}, {processor}" if backend.startswith("TensorRT") else processor
+    return f"{this_machine().gpu}, {processor}" if runs_on_gpu(backend) else processor
+
+
+def runs_on_gpu(backend: str) -> bool:
+    """Say whether a backend, named as the card names it, runs on the GPU."""
+    return backend.startswith("TensorRT")
+
+
+def usual_name(speed: Speed) -> str:
+    """Return the file name of a result: GPU or processor, TensorRT or other backend, precision."""
+    hardware = this_machine().gpu if runs_on_gpu(speed.backend) else speed.machine
+    parts = (re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in (hardware, speed.backend, speed.precision))
+    return "_".join(parts) + ".csv"
+
+
+def figure(value: float | None, digits: int) -> str:
+    """Return a figure as text, "" for one that nobody could give."""
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _processor() -> str:
@@ -131,7 +148,11 @@ def _timed_call(detector: Detector, frames: list[NDArray[np.uint8]]) -> dict[str
     return {**stage_ms, "total": (time.perf_counter() - start) * 1e3}
 
 
-def _first_frames(image: Path | None) -> list[NDArray[np.uint8]]:
+def first_frames(image: Path | None) -> list[NDArray[np.uint8]]:
+    """Return the first few frames of an image, video or folder, or of generated scenes.
+
+    Raises UserInputError for what does not exist, CameraError for what does not decode.
+    """
     if image is not None and not image.exists():
         raise UserInputError(f"--image must be an image, a video or a folder of images, got {image}, which does not exist")
     # An absolute path: a file named "0" is no camera.
