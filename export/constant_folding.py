@@ -6,6 +6,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from retinanet_edge.export.graph_editing import drop_unread
+
 
 def fold_constants(model: onnx.ModelProto) -> None:
     """Replace every node that depends on no input of the graph by the initializers that it yields, in place.
@@ -30,7 +32,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
     del graph.node[:]
     graph.node.extend(kept)
     graph.initializer.extend(values)
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _evaluate(model: onnx.ModelProto, nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.TensorProto]:
@@ -45,12 +47,3 @@ def _evaluate(model: onnx.ModelProto, nodes: list[onnx.NodeProto], names: list[s
     )
     session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
     return [numpy_helper.from_array(value, name) for name, value in zip(names, session.run(names, {}), strict=True)]
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the constants that nothing reads any more."""
-    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:
-        graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from retinanet_edge.export.graph_editing import drop_unread
+
 _MATRIX_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum")
 # Sums over many values stand still in FP16 (squeeze-and-excite, means of normalisations, and softmax, which is one too); powers and
 # exponentials leave its range, from |x| = 256 and x = 11 on. LayerNormalization is not here: the standard has it take its statistics
@@ -159,7 +161,7 @@ class _Rewriting:
             self.graph.node.append(node)
             if half:
                 self.halves.update(name for name in node.output if name in self.floats)
-        _drop_unread_constants(self.graph)
+        drop_unread(self.graph)
 
     def _in_type(self, name: str, half: bool) -> str:
         """Return the name of a tensor's FP16 or FP32 form, after adding it where it is not there."""
@@ -175,11 +177,3 @@ class _Rewriting:
                 kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
                 self.graph.node.append(helper.make_node("Cast", [name], [self.casts[name]], self.casts[name], to=kind))
         return self.casts[name]
-
-
-def _drop_unread_constants(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input} | {port.name for port in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:
-        graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from retinanet_edge.export.graph_editing import add_maximum
+from retinanet_edge.export.graph_editing import add_constant, add_maximum, add_node
 from retinanet_edge.runtime.errors import EngineError
 
 _LOGITS, _DELTAS, _ANCHORS = "class_logits", "box_deltas", "anchors"
@@ -84,15 +84,11 @@ def _slice(graph: onnx.GraphProto, name: str, values: str, start: int, end: int)
 
 def _node(graph: onnx.GraphProto, kind: str, name: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
     """Add a node of one output and return the output's name, by default the node's own."""
-    whole = f"{_PREFIX}/{name}"
-    graph.node.append(helper.make_node(kind, inputs, [output or whole], whole, **attributes))
-    return output or whole
+    return add_node(graph, kind, f"{_PREFIX}/{name}", inputs, output, **attributes)
 
 
 def _constant(graph: onnx.GraphProto, name: str, values: ArrayLike) -> str:
-    whole = f"{_PREFIX}/{name}"
-    graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.int64), whole))
-    return whole
+    return add_constant(graph, f"{_PREFIX}/{name}", np.asarray(values, np.int64))
 
 
 def _take_over(graph: onnx.GraphProto, output: str) -> str:
