@@ -17,8 +17,9 @@ from retinanet_edge.export.dry_run import plan_lines
 from retinanet_edge.export.engine_graph import make_engine_graph, typed_file_name, write_typed_file
 from retinanet_edge.export.graph_file import load_graph
 from retinanet_edge.export.trtexec import trtexec_command
+from retinanet_edge.export.verdict import judged, losses, verdict_words
 from retinanet_edge.runtime.errors import VerdictError
-from retinanet_edge.runtime.model_card import CalibrationMethod, ModelCard, Verdict
+from retinanet_edge.runtime.model_card import CalibrationMethod, ModelCard
 from retinanet_edge.runtime.model_folder import (
     INT8_FILE,
     ONNX_FILE,
@@ -82,8 +83,10 @@ def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> 
     source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
     words = source.name
     if int8 is not None and is_vouched(folder, card) and not int8.recalibrate:
-        source, verdict = folder / INT8_FILE, _judged(card, int8)
-        words = f"{INT8_FILE}, which is reused: {_words(verdict)}" + ("" if verdict.passed or verdict.forced else ", so --force is needed")
+        assert card.verdict is not None
+        source, verdict = folder / INT8_FILE, judged(card.verdict, int8.max_ap_drop, int8.force)
+        needed = "" if verdict.passed or verdict.forced else ", so --force is needed"
+        words = f"{INT8_FILE}, which is reused: {verdict_words(verdict)}{needed}"
     elif int8 is not None:
         words = (
             f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would calibrate on at most {int8.images} images "
@@ -129,13 +132,19 @@ def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard
     """Return the card, also on disk, of a folder whose INT8 model is there and accepted."""
     if is_vouched(folder, card) and not options.recalibrate:
         print(f"{INT8_FILE} is the one that the card vouches for: reused (--recalibrate makes it again)")
+        _print_accuracy(card)
     else:
         from retinanet_edge.export.int8 import make_int8  # needs onnxruntime and the data
 
         card = make_int8(folder, card, options)
-    card = dataclasses.replace(card, verdict=_judged(card, options))
+    assert card.verdict is not None
+    verdict = judged(card.verdict, options.max_ap_drop, options.force)
+    card = dataclasses.replace(card, verdict=verdict)
     write_card(folder, card)
-    _report(card)
+    if not verdict.passed and not verdict.forced:
+        remedy = "calibrate with more --images or another --method, or accept it with --force"
+        raise VerdictError(f"{verdict_words(verdict)}{losses(verdict)}: {remedy}")
+    print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {verdict_words(verdict)}", flush=True)
     return card
 
 
@@ -148,28 +157,10 @@ def is_vouched(folder: Path, card: ModelCard) -> bool:
     return same and file_sha256(folder / INT8_FILE) == record.sha256
 
 
-def _judged(card: ModelCard, options: Int8Options) -> Verdict:
-    """Return the verdict under today's limit; a model once accepted by force stays accepted."""
-    assert card.verdict is not None
-    passed = card.verdict.ap_drop <= options.max_ap_drop
-    forced = not passed and (options.force or card.verdict.forced)
-    return dataclasses.replace(card.verdict, passed=passed, max_ap_drop=options.max_ap_drop, forced=forced)
-
-
-def _report(card: ModelCard) -> None:
-    verdict = card.verdict
-    assert verdict is not None
+def _print_accuracy(card: ModelCard) -> None:
     for accuracy in card.accuracy:
         if accuracy.split == "val":
             print(
                 f"  {accuracy.precision:5s} {accuracy.backend:12s} AP {accuracy.ap:.4f}  AP50 {accuracy.ap50:.4f}  "
                 f"AP75 {accuracy.ap75:.4f}  ({accuracy.images} validation images)"
             )
-    points = _words(verdict)
-    if not verdict.passed and not verdict.forced:
-        raise VerdictError(f"{points}: calibrate with more --images or another --method, or accept it with --force")
-    print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {points}", flush=True)
-
-
-def _words(verdict: Verdict) -> str:
-    return f"INT8 changes AP by {-100 * verdict.ap_drop:+.2f} points, {-100 * verdict.max_ap_drop:.2f} is allowed"

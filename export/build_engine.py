@@ -60,7 +60,7 @@ def _add_int8(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-ap-drop", type=number(0, 100), default=0.5, metavar="POINTS", help="AP that INT8 may lose, in points; default %(default)s"
     )
-    group.add_argument("--force", action="store_true", help="accept an INT8 model that loses more")
+    group.add_argument("--force", action="store_true", help="accept an INT8 model that loses more, or that no validation image can judge")
     group.add_argument("--recalibrate", action="store_true", help="make model.int8.onnx again though the card vouches for it")
 
 

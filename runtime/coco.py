@@ -53,31 +53,51 @@ class CocoFigures:
 class CocoMetrics(CocoFigures):
     """The figures over all classes, and those of each class by its name.
 
-    pr_curves: by name of a class that has objects, recall and precision at IoU 0.5, each [101]; recall rises from 0 to 1.
+    ap50_by_size: AP at IoU 0.50 of small, medium and large objects. pr_curves: by name of a class that has objects, recall and precision
+    at IoU 0.5, each [101]; recall rises from 0 to 1.
     """
 
     images: int
+    ap50_by_size: tuple[float, float, float]
     per_class: dict[str, CocoFigures]
     pr_curves: dict[str, Curve]
 
 
 def coco_metrics(samples: Sequence[Sample], detections: Sequence[Detections], class_names: Sequence[str]) -> CocoMetrics:
     """Return the figures of `detections`, one for each sample, boxes in the pixels of its image. Raises ValueError for another number."""
-    if len(samples) != len(detections):
-        raise ValueError(f"each sample must have its detections, got {len(samples)} samples and {len(detections)} detections")
+    evaluation = _evaluation(samples, detections, len(class_names))
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
-        result = _accumulated(samples, detections, len(class_names))
+        evaluation.evaluate()
+        evaluation.accumulate()
+    result: dict[str, Any] = evaluation.eval
     # [IoU 10, recall 101, class K, area all/small/medium/large, detections 1/10/100] and the same without the recall axis; -1 where
     # there is nothing to find
     precision: NDArray[np.float64] = result["precision"]
     recall: NDArray[np.float64] = result["recall"]
     at_half, axis = precision[0, :, :, 0, -1], np.linspace(0, 1, precision.shape[1])
+    small, medium, large = (_mean(precision[0, :, :, size, -1]) for size in (1, 2, 3))
     return CocoMetrics(
         **dataclasses.asdict(_figures(precision, recall)),
         images=len(samples),
+        ap50_by_size=(small, medium, large),
         per_class={name: _figures(precision[:, :, [i]], recall[:, [i]]) for i, name in enumerate(class_names)},
         pr_curves={name: (axis, at_half[:, i]) for i, name in enumerate(class_names) if at_half[0, i] >= 0},
     )
+
+
+def match_images(samples: Sequence[Sample], detections: Sequence[Detections], class_count: int) -> list[list[dict[str, Any]]]:
+    """Return, for each class, pycocotools' matches (its evalImgs) of each image that has objects or detections of it, in order.
+
+    `image_id` is the sample's index. Objects of every size, up to 100 detections of a class an image. Raises ValueError for another
+    number of detections than of samples.
+    """
+    evaluation = _evaluation(samples, detections, class_count)
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+    of_all = evaluation.evalImgs  # class by class, each image by image; None where there is nothing
+    per_class = (of_all[index * len(samples) : (index + 1) * len(samples)] for index in range(class_count))
+    return [[found for found in matches if found is not None] for matches in per_class]
 
 
 def _figures(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> CocoFigures:
@@ -113,25 +133,24 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(valid.mean()) if valid.size else float("nan")
 
 
-def _accumulated(samples: Sequence[Sample], detections: Sequence[Detections], class_count: int) -> dict[str, Any]:
+def _evaluation(samples: Sequence[Sample], detections: Sequence[Detections], class_count: int) -> Any:
+    """Return pycocotools' COCOeval, nothing evaluated yet. Raises ValueError for another number of detections than of samples."""
+    if len(samples) != len(detections):
+        raise ValueError(f"each sample must have its detections, got {len(samples)} samples and {len(detections)} detections")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = COCO()
+    truth, found = COCO(), COCO()
     truth.dataset = {
         "images": [{"id": index, "height": s.height, "width": s.width} for index, s in enumerate(samples)],
         "categories": [{"id": index, "name": str(index)} for index in range(class_count)],
         "annotations": _truth_entries(samples),
     }
-    truth.createIndex()
-    found = COCO()
     found.dataset = {**truth.dataset, "annotations": _detection_entries(detections)}
-    found.createIndex()
-    evaluation = COCOeval(truth, found, "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    result: dict[str, Any] = evaluation.eval
-    return result
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found.createIndex()
+    return COCOeval(truth, found, "bbox")
 
 
 # Ids begin at 1: pycocotools takes a match with id 0 for none.

@@ -10,23 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from retinanet_edge.runtime.card_decoding import decode
+from retinanet_edge.runtime.card_versions import SCHEMA_VERSION, to_todays
 from retinanet_edge.runtime.errors import ModelFolderError
-
-SCHEMA_VERSION = 3
-# What the version after each states and it could not, with what every model of that version is.
-_ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
-    1: {
-        "network": {"p6_from": "P5", "tensorflow_padding": False, "box_variances": [0.1, 0.1, 0.2, 0.2]},
-        "anchors": {
-            "ratio_is": "h/w", "outer": "ratio", "offset": 0.5, "whole_sizes": False, "whole_corners": False, "strides_of_grid": False,
-            "clip": False,
-        },
-    },
-    2: {"training": {"profile": "default", "foreground_iou": 0.5, "background_iou": 0.4}},
-}  # fmt: skip
 
 # What an engine file holds. The network runs at this precision; decode and NMS are always FP32.
 Precision = Literal["fp32", "fp16", "int8"]
@@ -175,14 +163,37 @@ class Int8Record:
 
 
 @dataclass(frozen=True)
+class DropInterval:
+    """The 95 % interval of the loss of AP, 0..1: both models on `resamples` redraws of the split's images (bootstrap.py)."""
+
+    low: float
+    high: float
+    resamples: int
+    images: int
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """AP of FP32 - AP of INT8 of one class, 0..1."""
+
+    name: str
+    ap_drop: float
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Whether INT8 holds the accuracy: `ap_drop` = AP of FP32 - AP of INT8 on the same images, both on the 0..1 scale."""
+    """Whether INT8 holds the accuracy: `ap_drop` = AP of FP32 - AP of INT8 on the same images, both on the 0..1 scale.
+
+    ap_drop: None where nothing could be measured, which only force accepts. worst_classes: the at most three that lost most.
+    """
 
     passed: bool
-    ap_drop: float
+    ap_drop: float | None
     max_ap_drop: float
     onnx_sha256: str
     forced: bool
+    interval: DropInterval | None = None
+    worst_classes: tuple[ClassDrop, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -292,9 +303,8 @@ def card_from_json(text: str, source: str) -> ModelCard:
         raise ModelFolderError(f"{source} is not JSON ({error}), it may be truncated: {remedy}") from None
     if not isinstance(data, dict):
         raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
+    data = to_todays(data)
     version = data.get("schema_version")
-    while isinstance(version, int) and version in _ABSENT_IN_VERSION:
-        data, version = _to_next_version(data, version), version + 1
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "update retinanet-edge" if newer else remedy
@@ -305,9 +315,3 @@ def card_from_json(text: str, source: str) -> ModelCard:
         raise ModelFolderError(f"{source}: {error}: {remedy}") from None
     assert isinstance(card, ModelCard)
     return card
-
-
-def _to_next_version(data: dict[str, Any], version: int) -> dict[str, Any]:
-    absent = _ABSENT_IN_VERSION[version]
-    sections = {name: {**fields, **data[name]} for name, fields in absent.items() if isinstance(data.get(name), dict)}
-    return {**data, **sections, "schema_version": version + 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retinanet_edge.runtime import report_html as html
-from retinanet_edge.runtime.model_card import Accuracy, AnchorSpec, ModelCard
+from retinanet_edge.runtime.model_card import Accuracy, AnchorSpec, ModelCard, Verdict
 
 _SPLITS = ("val", "test", "train")
 
@@ -16,7 +16,7 @@ def headline(name: str, card: ModelCard) -> str:
         if measured := [a for a in card.accuracy if a.precision == precision and a.split == "val"]:
             best = measured[-1]
             figures += [(f"{best.ap50:.3f}", f"AP50, {precision.upper()}"), (f"{best.ap:.3f}", f"AP, {precision.upper()}")]
-    if card.verdict is not None:
+    if card.verdict is not None and card.verdict.ap_drop is not None:
         figures.append(_change(card.verdict.ap_drop))
     heading = html.heading(name, html.paragraph(size), html.chips(card.classes))
     return heading + (html.tiles(figures) if figures else "")
@@ -93,11 +93,25 @@ def _verdict(card: ModelCard, model: str) -> str:
     verdict = card.verdict
     if verdict is None:
         return html.not_made("INT8 verdict", f"python export/build_engine.py --int8 --model {model}")
-    points, change = _change(verdict.ap_drop)
-    figures = f"{points} {change}, a loss of {_points(verdict.max_ap_drop)} is allowed"
+    figures = _verdict_figures(verdict)
     if verdict.passed:
         return html.paragraph(f"Passed: {figures}.", "verdict pass")
     return html.paragraph(f"{'Failed, accepted by --force' if verdict.forced else 'Failed'}: {figures}.", "verdict fail")
+
+
+def _verdict_figures(verdict: Verdict) -> str:
+    if verdict.ap_drop is None:
+        return "INT8 was not measured, no validation image had an object"
+    points, change = _change(verdict.ap_drop)
+    figures = f"{points} {change}, a loss of {_points(verdict.max_ap_drop)} is allowed"
+    if (interval := verdict.interval) is not None:
+        figures += (
+            f"; the 95 % interval of the change is {-100 * interval.high:+.2f} to {-100 * interval.low:+.2f} points "
+            f"({interval.resamples} resamples of {interval.images} images)"
+        )
+    if verdict.worst_classes:
+        figures += "; lost most: " + ", ".join(f"{worst.name} {-100 * worst.ap_drop:+.2f}" for worst in verdict.worst_classes)
+    return figures
 
 
 def _calibration(card: ModelCard) -> list[str]:

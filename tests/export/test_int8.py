@@ -50,9 +50,19 @@ def test_forced_it_stays_unmeasured(project: Project, unlabelled: Path) -> None:
     assert card.int8 is not None
     assert card.int8.sha256 == file_sha256(project.model / "model.int8.onnx")
     assert card.int8.calibration.images == 4
-    assert card.verdict is None
+    assert card.verdict is not None
+    assert (card.verdict.passed, card.verdict.forced, card.verdict.ap_drop) == (False, True, None)
     assert [found.precision for found in before.accuracy] == ["fp32", "int8"]
     assert [found.precision for found in card.accuracy] == ["fp32"]  # INT8's was of the former model
+
+
+def test_what_was_forced_unmeasured_stays_so(project: Project, unlabelled: Path) -> None:
+    build = Commands(project.folder)
+    said = build.must("export/build_engine.py", "--int8", "--data", unlabelled, "--images", 2, "--force").out
+    assert "verdict: accepted by --force, INT8 is unmeasured" in said
+    again = build.must("export/build_engine.py", "--int8").out
+    assert "reused" in again
+    assert "verdict: accepted by --force, INT8 is unmeasured" in again
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])

@@ -221,7 +221,7 @@ class TestYolo:
         ("names: {0: cat, 2: dog}\ntrain: images/train\nval: images/val\n", "must number its names from 0 without gaps"),
         ("names: [cat, cat]\n", "got 'cat' twice"),
         ("names: []\n", "at least one class"),
-        ("names: [cat, dog]\ntrain: images/gone\nval: images/val\n", "train must be a folder or list of images in the data folder, got images/gone"),
+        ("names: [cat, dog]\ntrain: images/gone\nval: images/val\n", "images in the data folder, got images/gone"),
         ("names: [cat, dog]\ntrain: images/train\nval: 3\n", "val must be a path or a list of paths, got 3"),
         ("train: images/train\nval: images/val\n", "must name its classes"),
     ])  # fmt: skip

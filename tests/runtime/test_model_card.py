@@ -9,7 +9,9 @@ from retinanet_edge.runtime.model_card import (
     Accuracy,
     AnchorSpec,
     Calibration,
+    ClassDrop,
     DatasetRecord,
+    DropInterval,
     EngineRecord,
     InputSpec,
     Int8Record,
@@ -55,7 +57,7 @@ FULL = dataclasses.replace(
     training=TrainingRecord(SHA, "imagenet", 12, 10, 7, "2.4.0"),
     onnx=OnnxRecord(SHA, SHA, 17, 1e-5),
     int8=Int8Record(SHA, SHA, Calibration("percentile", 100, SHA, 0)),
-    verdict=Verdict(True, 0.001, 0.005, SHA, False),
+    verdict=Verdict(True, 0.001, 0.005, SHA, False, DropInterval(-0.002, 0.004, 1000, 2), (ClassDrop("dog", 0.003),)),
     accuracy=(Accuracy("fp32", "PyTorch", "val", 2, 0.5, 0.8, 0.55, SHA),),
     engines=(ENGINE,),
 )
@@ -80,7 +82,7 @@ def test_comes_back_from_json_as_it_was(card):
     text = card.to_json()
     assert card_from_json(text, "card.json") == card
     assert text.endswith("}\n")
-    assert json.loads(text)["schema_version"] == 3
+    assert json.loads(text)["schema_version"] == 4
 
 
 def test_a_card_of_version_1_is_read_as_what_it_meant_then():
@@ -114,6 +116,17 @@ def test_a_card_of_version_2_followed_our_own_rules():
     assert card_from_json(json.dumps(written), "card.json").training is None
 
 
+def test_a_card_of_version_3_has_no_interval():
+    written = json.loads(FULL.to_json())
+    written["schema_version"] = 3
+    for name in ("interval", "worst_classes"):
+        del written["verdict"][name]
+    found = card_from_json(json.dumps(written), "card.json")
+    assert found.verdict == Verdict(True, 0.001, 0.005, SHA, False, None, ())
+    written["verdict"] = None
+    assert card_from_json(json.dumps(written), "card.json").verdict is None
+
+
 def test_whole_numbers_pass_as_floats_and_become_them():
     card = card_from_json(changed("nms.iou_threshold", 1), "card.json")
     assert card.nms.iou_threshold == 1.0
@@ -135,11 +148,11 @@ def test_any_part_of_a_card_is_refused():
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold a JSON object, got list"),
         ("null", "must hold a JSON object, got NoneType"),
-        ("{}", "must have schema version 3, got None: train again"),
-        ('{"schema_version": 4}', "must have schema version 3, got 4: update retinanet-edge"),
-        ('{"schema_version": 0}', "must have schema version 3, got 0: train again"),
-        ('{"schema_version": "1"}', "must have schema version 3, got '1': train again"),
-        ('{"schema_version": 3}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
+        ("{}", "must have schema version 4, got None: train again"),
+        ('{"schema_version": 5}', "must have schema version 4, got 5: update retinanet-edge"),
+        ('{"schema_version": 0}', "must have schema version 4, got 0: train again"),
+        ('{"schema_version": "1"}', "must have schema version 4, got '1': train again"),
+        ('{"schema_version": 4}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
     ],
     ids=["nothing", "deep", "long number", "list", "null", "no version", "newer", "older", "text", "empty"],
 )

@@ -13,7 +13,9 @@ from retinanet_edge.runtime.errors import ModelFolderError, UserInputError
 from retinanet_edge.runtime.model_card import (
     Accuracy,
     Calibration,
+    ClassDrop,
     DatasetRecord,
+    DropInterval,
     EngineRecord,
     Int8Record,
     NmsSpec,
@@ -144,6 +146,11 @@ def test_pages_of_evaluations_are_linked(folder):
         (Verdict(False, 0.02, 0.005, SHA, True), "Failed, accepted by --force: 2.00 AP points lost"),
         (Verdict(True, -0.0012, 0.005, SHA, False), "Passed: 0.12 AP points gained by INT8"),
         (Verdict(True, 0.0, 0.005, SHA, False), "Passed: 0.00 AP points lost by INT8"),
+        (Verdict(False, None, 0.005, SHA, True), "Failed, accepted by --force: INT8 was not measured"),
+        (
+            Verdict(True, 0.002, 0.005, SHA, False, DropInterval(-0.001, 0.0055, 1000, 87), (ClassDrop("star", 0.01),)),
+            "is allowed; the 95 % interval of the change is -0.55 to +0.10 points (1000 resamples of 87 images); lost most: star -1.00.",
+        ),
     ],
 )
 def test_the_verdict_is_stated(folder, verdict, expected):

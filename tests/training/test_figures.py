@@ -28,7 +28,8 @@ def metrics(names: list[str]) -> CocoMetrics:
     curves = {name: (RECALL, np.clip(1.2 - RECALL * (i + 1) / len(names), 0, 1)) for i, name in enumerate(names)}
     rest = (0.5,) * 10
     per_class = {name: CocoFigures(0.5, float(curves[name][1].mean()), *rest) for name in names}
-    return CocoMetrics(0.5, 0.6, *rest, images=4, per_class=per_class | {"absent": CocoFigures(*(math.nan,) * 12)}, pr_curves=curves)
+    per_class["absent"] = CocoFigures(*(math.nan,) * 12)
+    return CocoMetrics(0.5, 0.6, *rest, images=4, ap50_by_size=(0.6, 0.6, 0.6), per_class=per_class, pr_curves=curves)
 
 
 @pytest.mark.parametrize("history", [
