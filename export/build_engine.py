@@ -10,7 +10,7 @@ from typing import Final
 
 try:
     from retinanet_edge.runtime.arguments import number, whole_number, width_and_height
-    from retinanet_edge.runtime.errors import run_command
+    from retinanet_edge.runtime.errors import UserInputError, run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, or pip install -e '.[export,cpu]'", file=sys.stderr)
@@ -21,6 +21,7 @@ except ModuleNotFoundError:
 _IMAGES: Final = 128
 _METHOD: Final = "percentile"
 _SEED: Final = 0
+_MOST_IMAGES: Final = 1024  # of a call: no GPU of today has memory for more
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -66,7 +67,7 @@ def _add_int8(group: argparse._ArgumentGroup) -> None:
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--batch", type=whole_number(1), nargs=3, default=(1, 1, 1), metavar=("MIN", "OPT", "MAX"),
+        "--batch", type=whole_number(1, _MOST_IMAGES), nargs=3, default=(1, 1, 1), metavar=("MIN", "OPT", "MAX"),
         help="images of one call: fewest, what it is tuned for, most; default 1 1 1",
     )  # fmt: skip
     group.add_argument(
@@ -81,12 +82,16 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         "--nms", choices=("efficient", "native", "none"), default="efficient",
         help="the plugin EfficientNMS_TRT, ONNX's NonMaxSuppression, or raw heads for a program's own; default %(default)s",
     )  # fmt: skip
-    group.add_argument("--score-threshold", type=number(0.01, 1), metavar="SCORE", help="least score kept, 0.01 to 1; default the card's")
+    group.add_argument(
+        "--score-threshold", type=number(0.01, 0.99), metavar="SCORE", help="least score kept, 0.01 to 0.99; default the card's"
+    )
     group.add_argument(
         "--iou-threshold", type=number(0, 1, positive=True), metavar="IOU",
         help="overlap, up to 1, from which two boxes of a class are one; default the card's",
     )  # fmt: skip
-    group.add_argument("--max-detections", type=whole_number(1), metavar="N", help="boxes kept of an image; default the card's")
+    group.add_argument(
+        "--max-detections", type=whole_number(1, 5000), metavar="N", help="boxes kept of an image, up to 5000; default the card's"
+    )
     group.add_argument(
         "--top-k", type=whole_number(1, 3840), metavar="K",
         help="anchors of each level that go into NMS; default the card's, else all, or as many as the plugin has memory for",
@@ -95,7 +100,8 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
 
 def _add_tensorrt(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--workspace", type=whole_number(1), metavar="MIB", help="scratch memory of a layer, MiB; default half of what is free on the GPU"
+        "--workspace", type=whole_number(1, 1 << 20), metavar="MIB",
+        help="scratch memory of a layer, MiB; default half of what is free on the GPU",
     )
     group.add_argument(
         "--dla", type=whole_number(0), metavar="CORE",
@@ -136,6 +142,8 @@ def main() -> None:
     from retinanet_edge.export import build  # after what contradicts itself is refused
 
     how = (arguments.data, arguments.calibration, arguments.images, arguments.method, arguments.seed)
+    if arguments.precision != "int8" and (any(value is not None for value in how) or arguments.force or arguments.recalibrate):
+        raise UserInputError(f"--data, --calibration and others of INT8 need --int8, got --{arguments.precision}: add it or leave them out")
     int8 = build.Int8Options(
         data=arguments.data, calibration=arguments.calibration, images=arguments.images or _IMAGES, method=arguments.method or _METHOD,
         seed=arguments.seed or _SEED, max_ap_drop=arguments.max_ap_drop / 100, force=arguments.force,

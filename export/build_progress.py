@@ -6,17 +6,17 @@ time, and a build cannot be stopped: the command then ends when the build does. 
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from retinanet_edge.runtime.progress import Progress
 
-_LINE_SECONDS = 15.0
+_LOOK_SECONDS, _LINE_SECONDS = 0.1, 15.0  # between looks for Ctrl-C, and between lines
 
 
 def build_watched(builder: Any, network: Any, config: Any) -> bytes | None:
@@ -36,30 +36,34 @@ def build_watched(builder: Any, network: Any, config: Any) -> bytes | None:
 
 
 def watched(work: Callable[[], bytes | None], stop: threading.Event, stoppable: bool) -> bytes | None:
-    """Return what `work` returns, from a thread of its own. On Ctrl-C set `stop`, wait for its end and raise KeyboardInterrupt.
+    """Return what `work` returns, from a thread of its own. On Ctrl-C or SIGTERM set `stop`, wait for its end and raise KeyboardInterrupt.
 
-    stoppable: whether work heeds `stop` and shows how far it is; where not, a line every 15 seconds says that it goes on.
+    stoppable: whether work heeds `stop` and shows how far it is; where not, a line every 15 seconds says that
+    it goes on.
     """
-    with ThreadPoolExecutor(1, "build") as pool:
-        working = pool.submit(work)
-        try:
-            _say_that_it_goes_on(working, silent=stoppable)
-        except KeyboardInterrupt:
-            stop.set()
-            when = "at its next step" if stoppable else "with the build, which this TensorRT cannot stop (Ctrl-\\ ends it at once)"
-            print(f"interrupted: ends {when}", file=sys.stderr, flush=True)
-            while not working.done():  # TensorRT must not lose the network and its weights while it builds
-                with suppress(KeyboardInterrupt):
-                    wait([working])
-            raise
-        return working.result()
-
-
-def _say_that_it_goes_on(working: Future[bytes | None], *, silent: bool) -> None:
-    start = time.monotonic()
-    while wait([working], _LINE_SECONDS).not_done:
-        if not silent:
-            print(f"building for {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    # TensorRT must not lose the network and its weights while it builds: nothing is raised before its end.
+    interrupts: list[int] = []
+    # In another thread than the main one, as of a program that builds by itself, signals are that program's affair.
+    heeded = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    former = {number: signal.signal(number, lambda number, _: interrupts.append(number)) for number in heeded}
+    try:
+        with ThreadPoolExecutor(1, "build") as pool:
+            working = pool.submit(work)
+            start = said = time.monotonic()
+            while wait([working], min(_LOOK_SECONDS, _LINE_SECONDS)).not_done:
+                if interrupts and not stop.is_set():
+                    stop.set()
+                    when = "at its next step" if stoppable else "with the build, which this TensorRT cannot stop (Ctrl-\\ ends it at once)"
+                    print(f"interrupted: ends {when}", file=sys.stderr, flush=True)
+                elif not stoppable and time.monotonic() - said >= _LINE_SECONDS:
+                    said = time.monotonic()
+                    print(f"building for {said - start:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if interrupts:
+        raise KeyboardInterrupt
+    return working.result()
 
 
 def progress_monitor(stop: threading.Event) -> object:

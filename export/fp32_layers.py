@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from retinanet_edge.export.nms import COUNT_OUTPUT
+from retinanet_edge.export.nms import COUNT_OUTPUT, NODE
 from retinanet_edge.runtime.errors import EngineError
 
 _PLUGIN_INPUTS = 3
@@ -80,11 +80,15 @@ def nms_input_formats(inspection: str) -> list[str]:
         layers = json.loads(inspection)["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return []
-    for layer in layers:
-        outputs = layer.get("Outputs", []) if isinstance(layer, dict) else []  # else a bare name: not built with details
-        if COUNT_OUTPUT in (tensor.get("Name") for tensor in outputs):
-            return [str(tensor.get("Format/Datatype")) for tensor in layer.get("Inputs", [])]
-    return []
+    described = [entry for entry in layers if isinstance(entry, dict)]  # else a bare name: not built with details
+    # Most inputs: what stands before the count may also be a reformatting behind the plugin.
+    plugin = max(filter(_may_be_nms, described), key=lambda entry: len(entry.get("Inputs", [])), default={})
+    return [str(tensor.get("Format/Datatype")) for tensor in plugin.get("Inputs", [])]
+
+
+def _may_be_nms(entry: dict[str, Any]) -> bool:
+    gives_count = COUNT_OUTPUT in (output.get("Name") for output in entry.get("Outputs", []))
+    return gives_count or entry.get("Name") == NODE
 
 
 def _layers(network: Any) -> Iterator[Any]:

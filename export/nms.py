@@ -16,6 +16,7 @@ from retinanet_edge.runtime.tensorrt_library import has_plugin
 
 PLUGIN, PLUGIN_VERSION, PLUGIN_NAMESPACE = "EfficientNMS_TRT", "1", ""
 COUNT_OUTPUT = "num_detections"
+NODE = "efficient_nms"  # which TensorRT keeps as the layer's name
 OUTPUTS = (COUNT_OUTPUT, "detection_boxes", "detection_scores", "detection_classes")
 # TensorRT finds the plugin by operator name, whatever the domain; ONNX's checker skips domains that it does not know.
 _DOMAIN = "TRT"
@@ -36,7 +37,7 @@ def append_efficient_nms(model: onnx.ModelProto, nms: NmsSpec) -> onnx.ModelProt
     complete.CopyFrom(model)
     complete.graph.node.append(
         helper.make_node(
-            PLUGIN, [_DELTAS, _LOGITS, _ANCHORS], OUTPUTS, name="efficient_nms", domain=_DOMAIN, **plugin_attributes(nms)
+            PLUGIN, [_DELTAS, _LOGITS, _ANCHORS], OUTPUTS, name=NODE, domain=_DOMAIN, **plugin_attributes(nms)
         )
     )
     del complete.graph.output[:]

@@ -6,6 +6,7 @@ CPU and GPU share their memory (Jetson), it is one piece of mapped memory, and n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -50,6 +51,19 @@ class Buffer:
             allocation.free()
 
 
+@functools.cache
+def primary_context() -> Any:
+    """Return the primary context of GPU 0, retained once and until the process ends.
+
+    It is never released before: pycuda's detach leaves a released context current in its thread, and TensorRT, which works in the same
+    context, would find it destroyed.
+    """
+    import pycuda.driver as cuda
+
+    cuda.init()
+    return cuda.Device(0).retain_primary_context()
+
+
 class DeviceMemory:
     """What is taken of the GPU, all of it freed by `close`.
 
@@ -64,9 +78,9 @@ class DeviceMemory:
         self._buffers: list[Buffer] = []
         with self._errors():
             cuda.init()
-            device = cuda.Device(0)
-            self.shared = bool(device.get_attribute(cuda.device_attribute.INTEGRATED))
-            self._context = device.retain_primary_context()
+            self.shared = bool(cuda.Device(0).get_attribute(cuda.device_attribute.INTEGRATED))
+            self._context = primary_context()
+        self._open = True
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -129,15 +143,10 @@ class DeviceMemory:
 
     def close(self) -> None:
         """Free all of it; may be called twice."""
-        context, self._context = self._context, None
-        if context is None:
+        if not self._open:
             return
-        with self._errors():
-            context.push()
-            try:
-                for buffer in self._buffers:
-                    buffer.free()
-                self._buffers.clear()
-            finally:
-                # While it is current: pycuda does not release it from another thread than the one that retained it.
-                context.detach()
+        self._open = False
+        with self.current():
+            for buffer in self._buffers:
+                buffer.free()
+            self._buffers.clear()

@@ -106,7 +106,7 @@ def record_container(container: av.container.InputContainer, name: str) -> Recor
 def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """Return the image uint8 [H, W, 3] BGR of a decoded frame, turned as the file asks: telephones record sideways."""
     image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24")
-    quarters = round(getattr(frame, "rotation", 0) / 90)  # counterclockwise; PyAV before 14 does not know it
+    quarters = round(frame.rotation / 90)  # counterclockwise
     return np.ascontiguousarray(np.rot90(image, quarters))
 
 

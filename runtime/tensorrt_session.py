@@ -38,6 +38,9 @@ class TensorRTSession:
     Up to IN_FLIGHT batches at a time: `submit` starts one, `collect` waits for it. They share one execution context (releases before 8.6
     let no two share a profile) and each has buffers of its own, those of the second made when it is first needed. One thread runs it.
 
+    All graphs are captured from that one context, whose addresses and shapes change between captures. NVIDIA advises a context for each
+    graph; that this works, too, is for tests/gpu/test_running.py to show, and `graphs=False` does without.
+
     plan: what the compiler wrote. name: what messages call it. graphs: whether to use CUDA graphs where they work, one for each batch
     size and set of buffers. host_code: trust code that the plan brings (version-compatible engines). dla_core: what it was built for,
     None for the GPU. inputs, outputs: specs by tensor name. Raises EngineError for bytes that are no plan of this TensorRT, where there
@@ -218,8 +221,8 @@ class TensorRTSession:
                     outputs, stage_ms = self._lanes[ticket.lane].collect()
             finally:
                 self._tickets.give_back(ticket)
-        batch = max(ticket.count, self._least_batch)  # rows beyond the count filled the batch up
-        return SessionRun({n: v[: ticket.count] if len(v) == batch else v for n, v in outputs.items()}, stage_ms)
+        # Rows beyond the count filled the batch up; of an output whose length depends on the data, rows are no images.
+        return SessionRun({n: v if self.outputs[n].depends_on_data else v[: ticket.count] for n, v in outputs.items()}, stage_ms)
 
     def _check_open(self) -> None:
         if self._context is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -50,10 +51,10 @@ def test_ctrl_c_ends_the_build_at_its_next_step_or_waits_for_its_end(stoppable: 
     stop, events = threading.Event(), []
 
     def work() -> bytes:
-        signal.raise_signal(signal.SIGINT)  # as from a terminal: Python hands it to the main thread
+        os.kill(os.getpid(), signal.SIGINT)  # as from a terminal
         assert stop.wait(60), "told to stop"
-        signal.raise_signal(signal.SIGINT)  # impatience changes nothing
-        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)  # impatience changes nothing
+        time.sleep(0.3)
         events.append("ended")
         return b"plan"
 

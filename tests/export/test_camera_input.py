@@ -159,7 +159,7 @@ def test_a_trained_model_finds_the_same_in_the_cameras_frames(finished_project: 
     boxing = Letterbox(155, 203, card.input.height, card.input.width)
     expected = on_host(model, frames, boxing, card.nms)
     found = in_graph(bake_camera(model, card.input, 203, 155), frames, card.nms)
-    clear = [d.filtered(0.3) for d in expected]
+    clear = [d.filtered(0.4) for d in expected]
     assert sum(map(len, clear)) >= 4  # squares are found
     for ours, theirs in zip(found, clear, strict=True):
         alike = (ours.classes[:, None] == theirs.classes) & (abs(ours.scores[:, None] - theirs.scores) < 0.05)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -17,11 +16,9 @@ from retinanet_edge.export.input_form import FloatInput, to_fp32_nchw
 from retinanet_edge.export.level_top_k import append_level_top_k
 from retinanet_edge.export.nms import append_efficient_nms
 from retinanet_edge.export.quantize import quantize
-from retinanet_edge.export.torch_graph import to_onnx
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, NetworkSpec, NmsSpec
 from retinanet_edge.runtime.model_folder import read_card
-from retinanet_edge.training.model import LEVEL_STRIDES, build_network
 from tests.conftest import Project
 from tests.export.front_graphs import GREY, SPEC, input_of, kinds, pixel_model, run
 
@@ -152,6 +149,10 @@ def test_a_border_in_front_of_the_convolution_is_no_hindrance(fill: list[str], m
 @pytest.fixture(scope="module")
 def exported():
     """Networks as export_onnx.py writes them, by the name of the backbone, each made once."""
+    torch = pytest.importorskip("torch")
+    from retinanet_edge.export.torch_graph import to_onnx
+    from retinanet_edge.training.model import LEVEL_STRIDES, build_network
+
     made: dict[str, onnx.ModelProto] = {}
 
     def export(backbone: str) -> onnx.ModelProto:

@@ -4,6 +4,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from retinanet_edge.export.torch_graph import check_contract, to_onnx

@@ -113,6 +113,11 @@ def run(model: onnx.ModelProto, batch: NDArray[np.uint8]) -> list[NDArray[np.flo
     return found
 
 
+def skip_where_fp16_is_cut_off() -> None:
+    """Before 1.30 ONNX Runtime cuts digits off where it quantizes FP16, in place of rounding."""
+    pytest.importorskip("onnxruntime", minversion="1.30")
+
+
 def typed(graphs: Graphs) -> Iterator[tuple[onnx.ModelProto, onnx.ModelProto]]:
     yield graphs.fp16, graphs.fp32
     yield graphs.typed_int8, graphs.int8
@@ -216,6 +221,7 @@ def test_fp16_stays_near_fp32(graphs: Graphs) -> None:
 
 
 def test_typed_int8_is_as_near_to_fp32_as_int8(graphs: Graphs) -> None:
+    skip_where_fp16_is_cut_off()
     batch = images(2, seed=1)
     expected, source, whole = run(graphs.fp32, batch), run(graphs.int8, batch), run(graphs.typed_int8, batch)
     rounded = run_node_by_node(graphs.typed_int8, batch)
@@ -251,6 +257,7 @@ def same_detections(found: Detections, expected: Detections) -> float:
 
 def shares(folder: Path, data: Path, threshold: float) -> Iterator[tuple[float, int]]:
     """Return for both typed files, on ONNX Runtime and node by node, which share of their source's detections they have, of how many."""
+    skip_where_fp16_is_cut_off()
     card, nms = read_card(folder), NmsSpec(score_threshold=threshold)
     size = (card.input.height, card.input.width)
     frames = [read_image(sample) for sample in read_dataset(data).val[:8]]

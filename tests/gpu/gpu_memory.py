@@ -1,9 +1,13 @@
-"""How much memory of the GPU is free, and a GPU that has next to none."""
+"""How much memory of the GPU is free, how much of the host this process has, and a GPU that has next to none."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from retinanet_edge.runtime.device_memory import primary_context
 
 _LEAST = 1 << 20
 
@@ -12,13 +16,16 @@ def free_memory() -> int:
     """Return bytes."""
     import pycuda.driver as cuda
 
-    cuda.init()
-    context = cuda.Device(0).retain_primary_context()
-    context.push()
+    primary_context().push()
     try:
         return int(cuda.mem_get_info()[0])
     finally:
-        context.detach()
+        cuda.Context.pop()
+
+
+def host_memory() -> int:
+    """Return bytes that are resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
@@ -27,7 +34,7 @@ def full_gpu() -> Iterator[None]:
     import pycuda.driver as cuda
 
     pieces, size = [], free_memory()
-    context = cuda.Device(0).retain_primary_context()
+    context = primary_context()
     context.push()
     try:
         while size >= _LEAST:
@@ -42,5 +49,5 @@ def full_gpu() -> Iterator[None]:
             context.push()
     finally:
         for piece in pieces:
-            piece.free()  # before its context is let go: pycuda frees nothing of one that has gone
-        context.detach()
+            piece.free()
+        cuda.Context.pop()

@@ -152,17 +152,12 @@ class FakeGpu:
 
     def _retain(self) -> SimpleNamespace:
         self.retained += 1
-        return SimpleNamespace(push=self._push, detach=self._detach)
+        return SimpleNamespace(push=self._push)  # and no detach: pycuda's would leave the context on the thread's stack
 
     def _push(self) -> None:
         self.current += 1
 
     def _pop(self) -> None:
-        self.current -= 1
-
-    def _detach(self) -> None:
-        assert self.current > 0, "pycuda lets go of a primary context only where it is current"
-        self.retained -= 1
         self.current -= 1
 
     def _synchronize(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from retinanet_edge.runtime import device_memory
 from tests.runtime.fake_gpu import FakeGpu, Stream
 
 
@@ -128,6 +130,7 @@ def install(monkeypatch: Any, engine: FakeEngine, *, with_graphs: bool = True) -
     """Let imports of pycuda, cuda-bindings and TensorRT find the GPU of `engine`, and every plan be `engine`. Return the runtime."""
     gpu = engine.gpu
     driver = gpu.pycuda_driver()
+    monkeypatch.setattr(device_memory, "primary_context", functools.cache(device_memory.primary_context.__wrapped__))  # none of others
     trt = types.ModuleType("tensorrt")
     runtime = SimpleNamespace(
         deserialize_cuda_engine=lambda plan: engine if plan == b"plan" else None,

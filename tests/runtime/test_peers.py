@@ -280,12 +280,12 @@ def wanted(finished_model, tmp_path):
     return {"model": str(finished_model), "images": str(tmp_path / "images.npy"), "batch": 3, "on_gpu": False}
 
 
-def test_a_peer_without_its_weights_says_so(wanted, tmp_path):
+def test_a_peer_without_its_weights_says_so(wanted, torch_python, tmp_path):
     model = tmp_path / "without"
     model.mkdir()
     (model / "card.json").write_bytes((tmp_path / wanted["model"] / "card.json").read_bytes())
     with ExitStack() as stack:
-        contender = start_peer(stack, "PyTorch eager", {**wanted, "model": str(model)}, PeerOptions())
+        contender = start_peer(stack, "PyTorch eager", {**wanted, "model": str(model)}, PeerOptions(Path(torch_python)))
         with pytest.raises(PeerError, match=r"weights\.safetensors is needed but it does not exist"):
             contender.take(1)
 

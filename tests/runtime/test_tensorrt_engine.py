@@ -112,7 +112,7 @@ def open_fake(tmp_path, monkeypatch):
 
     yield open_engine
     for gpu in opened:
-        assert (gpu.current, gpu.retained, gpu.free_bytes) == (0, 0, 1 << 30)
+        assert (gpu.current, gpu.free_bytes) == (0, 1 << 30)
 
 
 def images_of(*values):
