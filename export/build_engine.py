@@ -90,7 +90,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         help="overlap, up to 1, from which two boxes of a class are one; default the card's",
     )  # fmt: skip
     group.add_argument(
-        "--max-detections", type=whole_number(1, 5000), metavar="N", help="boxes kept of an image, up to 5000; default the card's"
+        "--max-detections", type=whole_number(1, 10_000), metavar="N", help="boxes kept of an image, up to 10000; default the card's"
     )
     group.add_argument(
         "--top-k", type=whole_number(1, 3840), metavar="K",

@@ -76,8 +76,8 @@ class NmsSpec:
             raise ModelFolderError(f"nms.score_threshold must be at least 0.01 and below 1, got {self.score_threshold}")
         if not 0 < self.iou_threshold <= 1:
             raise ModelFolderError(f"nms.iou_threshold must be above 0 and at most 1, got {self.iou_threshold}")
-        if self.max_detections > 5000:  # the plugin lets no more into suppression
-            raise ModelFolderError(f"nms.max_detections must be at most 5000, got {self.max_detections}")
+        if self.max_detections > 10_000:  # the plugin lets 5000 into suppression; more is a slip of the keyboard
+            raise ModelFolderError(f"nms.max_detections must be at most 10000, got {self.max_detections}")
         if self.max_detections < 1 or (self.top_k_per_level is not None and self.top_k_per_level < 1):
             raise ModelFolderError(
                 f"nms.max_detections and nms.top_k_per_level must be at least 1, got {self.max_detections} and {self.top_k_per_level}"

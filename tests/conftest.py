@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -42,9 +43,9 @@ class Commands:
         )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)
 
-    def must(self, command: str, *arguments: object) -> Finished:
+    def must(self, command: str, *arguments: object, python: str = sys.executable) -> Finished:
         """Run a command that has to succeed."""
-        done = self(command, *arguments)
+        done = self(command, *arguments, python=python)
         assert done.code == 0, f"{command} ended with {done.code}: {done.out}{done.err}"
         return done
 
@@ -70,12 +71,23 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def torch_python() -> str:
+    """An interpreter that can train: this one, or, as on a device that has no torch, the one that TORCH_PYTHON names."""
+    if importlib.util.find_spec("torch"):
+        return sys.executable
+    other = shutil.which(os.environ.get("TORCH_PYTHON", ""))
+    if other is None:
+        pytest.skip("no torch in this environment, and TORCH_PYTHON names no interpreter that has it")
+    return other
+
+
+@pytest.fixture(scope="session")
+def finished_model(scenes: Path, torch_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder, trained for two epochs, exported and quantized. Not to be changed: `model` gives a copy."""
     commands = Commands(tmp_path_factory.mktemp("model"))
     model = commands.folder / "models" / "small"
-    commands.must("training/train.py", "--data", scenes, "--model", model, "--epochs", 2, *SMALL_NETWORK)
-    commands.must("export/export_onnx.py", "--model", model)
+    commands.must("training/train.py", "--data", scenes, "--model", model, "--epochs", 2, *SMALL_NETWORK, python=torch_python)
+    commands.must("export/export_onnx.py", "--model", model, python=torch_python)
     commands.must("export/build_engine.py", "--int8", "--model", model, "--images", 8, "--max-ap-drop", 100)
     return model
 
@@ -99,16 +111,17 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished_project(torch_python: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The way from data to an INT8 model that finds most squares, with every default but the network's size. Not to be changed."""
     commands = Commands(tmp_path_factory.mktemp("project"))
     squares.write_dataset(commands.folder / "data" / "squares", train=32, val=8)
-    typed: dict[str, tuple[object, ...]] = {
-        "training/train.py": ("--data", "data/squares", *SMALL_NETWORK, *squares.TRAINING),
-        "export/export_onnx.py": (),
-        "export/build_engine.py": ("--int8", "--max-ap-drop", 5),  # of so small a network
+    typed: dict[str, tuple[str, tuple[object, ...]]] = {
+        "training/train.py": (torch_python, ("--data", "data/squares", *SMALL_NETWORK, *squares.TRAINING)),
+        "export/export_onnx.py": (torch_python, ()),
+        "export/build_engine.py": (sys.executable, ("--int8", "--max-ap-drop", 5)),  # of so small a network
     }
-    return Project(commands.folder, {command: commands.must(command, *arguments).out for command, arguments in typed.items()})
+    said = {command: commands.must(command, *arguments, python=python).out for command, (python, arguments) in typed.items()}
+    return Project(commands.folder, said)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--label-smoothing", type=number(0, 0.99), default=0.0, help="class targets L/2 and 1 - L/2")
     group.add_argument("--box-loss", choices=("smooth_l1", "huber", "l1", "giou"), default="smooth_l1", help="loss of boxes")
     group.add_argument("--score-threshold", type=number(0.01, 0.99), default=0.05, help="least score of a detection")
-    group.add_argument("--max-detections", type=whole_number(1, 5000), default=100, help="most detections of an image")
+    group.add_argument("--max-detections", type=whole_number(1, 10_000), default=100, help="most detections of an image")
     group.add_argument("--nms-iou", type=iou, default=0.5, help="IoU above which the box with the lower score goes")
     group.add_argument("--top-k", type=whole_number(1, 3840), metavar="K", default=argparse.SUPPRESS,
                        help="keep the K best anchors of each pyramid level before that, in the exported graph too (default: all)")

@@ -445,7 +445,7 @@ def test_an_interrupt_leaves_the_former_model(project: Project) -> None:
         (["--camera-size", "1080"], "argument --camera-size: must be WxH in pixels, as 1920x1080, got 1080"),
         (["--camera-size", "0x480"], "argument --camera-size: must be WxH in pixels"),
         (["--score-threshold", "0.001"], "argument --score-threshold: must be a number, at least 0.01 and at most 0.99, got 0.001"),
-        (["--max-detections", "99999999999999999999"], "argument --max-detections: must be a whole number of at least 1 and at most 5000"),
+        (["--max-detections", "99999999999999999999"], "argument --max-detections: must be a whole number of at least 1 and at most 10000"),
         (["--batch", "1", "1", "100000000"], "argument --batch: must be a whole number of at least 1 and at most 1024, got 100000000"),
         (["--iou-threshold", "0"], "argument --iou-threshold: must be a number, positive and at most 1"),
         (["--max-detections", "0"], "argument --max-detections: must be a whole number"),
