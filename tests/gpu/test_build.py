@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from retinanet_edge.export.build_machine import this_build_machine
 from retinanet_edge.export.build_options import BuildOptions, NmsOverrides, timing_cache_name
 from retinanet_edge.export.fp32_layers import nms_input_formats
 from retinanet_edge.runtime.errors import EngineError, UserInputError
-from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_card import Precision
 from retinanet_edge.runtime.model_folder import file_sha256, write_card
 from retinanet_edge.runtime.tensorrt_library import tensorrt_logger, this_machine
@@ -108,15 +106,6 @@ def test_the_plugin_takes_fp32_whatever_stands_before_it(tiny: TinyModel, precis
     assert all("FP32" in text or "Float" in text for text in formats), formats
 
 
-def test_each_way_of_nms_finds_the_same(tiny: TinyModel, images: Any, agreement: Callable[..., float]) -> None:
-    expected = tiny.expected(images)
-    assert min(map(len, expected)) >= 5
-    for nms in ("efficient", "native", "none"):
-        with tiny.open(tiny.build("fp32", max_batch=4, nms=nms)) as engine:
-            found = engine.infer(images).detections
-        assert min(agreement(ours, theirs, 0.99, 1e-3) for ours, theirs in zip(found, expected, strict=True)) > 0.95, nms
-
-
 def test_an_engines_own_thresholds_are_in_it_and_not_in_the_card(tiny: TinyModel, images: Any) -> None:
     record = tiny.build("fp32", max_batch=4, nms_overrides=NmsOverrides(0.6, max_detections=3))
     with tiny.open(record) as engine:
@@ -127,17 +116,6 @@ def test_an_engines_own_thresholds_are_in_it_and_not_in_the_card(tiny: TinyModel
     assert scores.min() >= 0.6
     assert (record.options["nms_score_threshold"], record.options["nms_max_detections"]) == ("0.6", "3")
     assert tiny.card.nms.max_detections == 100
-
-
-def test_boxes_of_a_baked_camera_are_those_of_the_hosts_letterbox(tiny: TinyModel, images: Any, agreement: Callable[..., float]) -> None:
-    frame = images[0].repeat(2, axis=1)[:60, :100]  # 100 x 60 pixels
-    boxing = Letterbox(60, 100, SIDE, SIDE)
-    (expected,) = tiny.expected(boxing.apply(frame)[None])
-    expected = replace(expected, xyxy=expected.xyxy / np.array([boxing.content_width / 100, boxing.content_height / 60] * 2, np.float32))
-    with tiny.open(tiny.build("fp32", camera_size=(100, 60))) as engine:
-        (found,) = engine.infer(frame[None]).detections
-    assert len(expected) >= 5
-    assert agreement(found, expected, 0.9, 0.05) > 0.9
 
 
 def test_candidates_are_bounded_where_memory_is_short(tiny: TinyModel, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:

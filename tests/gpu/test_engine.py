@@ -42,17 +42,6 @@ def test_lower_precisions_agree_with_their_own_onnx(
     assert min(shares) >= least_share
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_batch_gives_what_its_images_give_alone(model, engine_of, images, agreement, precision) -> None:
-    with model.open(engine_of(precision)) as engine:
-        assert engine.max_batch == 4
-        alone = [engine.infer(images[i : i + 1]).detections[0] for i in range(4)]
-        for count in (4, 3, 1, 2):
-            together = engine.infer(images[:count]).detections
-            assert len(together) == count
-            assert all(agreement(t, a, 0.95, 0.01) > 0.95 for t, a in zip(together, alone, strict=False))
-
-
 def test_detections_come_best_first_with_their_times_and_are_the_callers_own(model, engine_of, images) -> None:
     with model.open(engine_of("fp32")) as engine:
         first = engine.infer(images[:1])

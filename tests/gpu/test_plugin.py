@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def random_anchors(count: int, random: np.random.Generator) -> NDArray[np.float3
 
 
 def plugin_session(
-    anchors: NDArray[np.float32], classes: int, nms: NmsSpec, max_batch: int, sizes: tuple[int, ...] = ()
+    anchors: NDArray[np.float32], classes: int, nms: NmsSpec, max_batch: int, sizes: tuple[int, ...] = (), **more: int
 ) -> TensorRTSession:
-    """A session of the plugin and nothing before it but top-K, where nms has it, of levels of `sizes`: inputs are those of the network."""
+    """A session of the plugin and nothing before it but top-K, where nms has it, of levels of `sizes`: inputs are those of the network.
+
+    more: attributes that ours does not set.
+    """
     shapes = {"class_logits": ["N", anchors.shape[1], classes], "box_deltas": ["N", anchors.shape[1], 4]}
     nodes = [helper.make_node("Identity", [f"{name}_in"], [name]) for name in shapes]
     inputs = [helper.make_tensor_value_info(f"{name}_in", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
@@ -38,7 +42,9 @@ def plugin_session(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if nms.top_k_per_level is not None:
         model = append_level_top_k(model, sizes, nms.top_k_per_level)
-    plan = compile_engine(append_efficient_nms(model, nms).SerializeToString(), BuildOptions("fp32", max_batch=max_batch))
+    complete = append_efficient_nms(model, nms)
+    complete.graph.node[-1].attribute.extend(helper.make_attribute(name, value) for name, value in more.items())
+    plan = compile_engine(complete.SerializeToString(), BuildOptions("fp32", max_batch=max_batch))
     return TensorRTSession(plan, "plugin")
 
 
@@ -85,6 +91,75 @@ def test_the_plugin_and_its_twin_decide_alike(case: dict[str, Any]) -> None:
         assert_same(run(session, logits[1:2], deltas[1:2]), expected[1:2])
     finally:
         session.close()
+
+
+IMAGES_OF_A_SWEEP = 504  # 63 calls of 8
+SWEEPS = [  # anchors, classes, mean of the logits, thresholds: 3528 random cases in all
+    (20, 1, 0.0, NmsSpec(0.05, 0.5, 10)),
+    (60, 3, -1.0, NmsSpec(0.3, 0.5, 100)),
+    (60, 3, 0.5, NmsSpec(0.05, 0.1, 100)),
+    (100, 5, -2.0, NmsSpec(0.02, 0.9, 300)),
+    (200, 2, 0.0, NmsSpec(0.5, 0.6, 20)),
+    (40, 80, -4.0, NmsSpec(0.05, 0.5, 100)),
+    (30, 4, -9.0, NmsSpec(0.05, 0.5, 100)),  # most images have none
+]
+
+
+def are_decided(
+    logits: NDArray[np.float32], deltas: NDArray[np.float32], anchors: NDArray[np.float32], nms: NmsSpec, expected: list[Detections]
+) -> list[bool]:
+    """Say of each image whether all that decides is clear: no equal scores, none and no IoU within rounding of its threshold."""
+    others = [
+        efficient_nms(logits, deltas, anchors, shifted)
+        for by in (-1e-5, 1e-5)
+        for shifted in [replace(nms, score_threshold=nms.score_threshold + by, iou_threshold=nms.iou_threshold + 10 * by)]
+    ]
+    lowest = np.log(nms.score_threshold / (1 - nms.score_threshold))
+    passing = [image[image >= lowest] for image in logits]
+    distinct = [len(np.unique(scores)) == len(scores) for scores in passing]
+    return [
+        clear and all(np.array_equal(other[i].scores, found.scores) and np.array_equal(other[i].classes, found.classes) for other in others)
+        for i, (clear, found) in enumerate(zip(distinct, expected, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("count", "classes", "mean", "nms"), SWEEPS)
+def test_thousands_of_random_images_are_decided_alike(count: int, classes: int, mean: float, nms: NmsSpec) -> None:
+    random, decided = np.random.default_rng(count * classes), 0
+    anchors = random_anchors(count, random)
+    session = plugin_session(anchors, classes, nms, max_batch=8)
+    try:
+        for _ in range(IMAGES_OF_A_SWEEP // 8):
+            logits = random.normal(mean, 2, (8, count, classes)).astype(np.float32)
+            deltas = random.normal(0, 0.3, (8, count, 4)).astype(np.float32)
+            expected = efficient_nms(logits, deltas, anchors, nms)
+            clear = are_decided(logits, deltas, anchors, nms, expected)
+            found = run(session, logits, deltas)
+            assert_same([f for f, c in zip(found, clear, strict=True) if c], [e for e, c in zip(expected, clear, strict=True) if c])
+            decided += sum(clear)
+    finally:
+        session.close()
+    assert decided > 0.8 * IMAGES_OF_A_SWEEP, "most cases can be compared"
+
+
+def test_suppression_over_classes_is_that_of_one_class() -> None:
+    """class_agnostic, which came with 8.6 and which ours leaves out: every score is then an anchor's of its own, all of one class."""
+    import tensorrt as trt
+
+    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (8, 6):
+        pytest.skip(f"the plugin of TensorRT {trt.__version__} has no class_agnostic")
+    random, nms, classes = np.random.default_rng(13), NmsSpec(0.3, 0.5, 50), 4
+    anchors = random_anchors(80, random)
+    logits = random.normal(0, 2, (2, 80, classes)).astype(np.float32)
+    deltas = random.normal(0, 0.3, (2, 80, 4)).astype(np.float32)
+    expected = efficient_nms(logits.reshape(2, -1, 1), deltas.repeat(classes, axis=1), anchors.repeat(classes, axis=1), nms)
+    session = plugin_session(anchors, classes, nms, max_batch=2, class_agnostic=1)
+    try:
+        found = run(session, logits, deltas)
+    finally:
+        session.close()
+    assert_same([replace(f, classes=np.zeros_like(f.classes)) for f in found], expected)
+    assert max(f.classes.max() for f in found) > 0
 
 
 def test_images_without_detections_are_empty_beside_others_that_have_some() -> None:

@@ -15,7 +15,7 @@ from retinanet_edge.runtime.device_memory import DeviceMemory
 from retinanet_edge.runtime.errors import EngineError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.tensorrt_engine import misfit
-from tests.gpu.gpu_memory import free_memory, full_gpu
+from tests.gpu.gpu_memory import free_memory, full_gpu, host_memory
 
 needs_graphs = pytest.mark.skipif(graph_driver() is None, reason="no cuda-bindings in this environment")
 
@@ -39,6 +39,19 @@ def test_graphs_and_plain_enqueueing_give_the_same_at_every_batch_size(model, en
                     assert_same(with_graphs.infer(part).detections, plain.infer(part).detections)
         assert with_graphs.session.graph_obstacle is None
         assert plain.session.graph_obstacle == "they are switched off"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_batch_from_1_to_8_gives_what_its_images_give_alone(model, images, agreement, precision) -> None:
+    eight = np.concatenate([images, images[:, ::-1]])
+    with model.open(model.build(precision, max_batch=8)) as engine:
+        assert engine.max_batch == 8
+        alone = [engine.infer(eight[i : i + 1]).detections[0] for i in range(8)]
+        assert min(map(len, alone)) > 0
+        for count in range(1, 9):
+            together = engine.infer(eight[:count]).detections
+            assert len(together) == count
+            assert all(agreement(t, a, 0.95, 0.01) > 0.95 for t, a in zip(together, alone, strict=False))
 
 
 def test_without_cuda_bindings_it_runs_and_says_why(model, engine_of, images, monkeypatch) -> None:
@@ -190,10 +203,11 @@ def test_ten_thousand_frames_leave_no_memory_behind(model, engine_of, images) ->
 
         run(50)
         gc.collect()
-        before, counted = free_memory(), engine.session.device_bytes
+        before, of_host, counted = free_memory(), host_memory(), engine.session.device_bytes
         run(2500)
         gc.collect()
         assert before - free_memory() < 1 << 20
+        assert host_memory() - of_host < 16 << 20
         assert engine.session.device_bytes == counted
 
 
