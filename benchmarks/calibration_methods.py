@@ -94,7 +94,7 @@ def measure(
 
     from retinanet_edge.export.calibrate import measure_activations
     from retinanet_edge.export.calibration_images import choose_images
-    from retinanet_edge.export.placement import find_placement
+    from retinanet_edge.export.placement import choosable_tensors, find_placement
     from retinanet_edge.export.quantize import insert_qdq
     from retinanet_edge.runtime.model_folder import ONNX_FILE
 
@@ -107,7 +107,8 @@ def measure(
         for count in sorted({min(count, len(dataset.train)) for count in counts}):
             # With all images at hand a seed only changes their order, which changes no histogram.
             for seed in seeds if count < len(dataset.train) else seeds[:1]:
-                histograms = measure_activations(model, placement.tensors, choose_images(dataset.train, card.input, count, seed))
+                images = choose_images(dataset.train, card.input, count, seed)
+                histograms = measure_activations(model, choosable_tensors(model.graph), images)
                 for method in methods:
                     onnx.save(insert_qdq(model, placement, {name: found.reach(method) for name, found in histograms.items()}), file)
                     found = accuracy(file, card, dataset, "int8")

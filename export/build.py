@@ -39,7 +39,8 @@ class Int8Options:
 
     data: labelled folder, None for the card's. calibration: folder of images, None for the training images of `data`. images: how
     many of them. max_ap_drop: the most AP, 0..1, that INT8 may lose. force: accept more. recalibrate: make it again though the
-    card vouches for the one that is there.
+    card vouches for the one that is there. search: keep the fewest layers out of INT8 with which it loses no more. learned: take the
+    ranges of quantization-aware fine-tuning where the folder has some.
     """
 
     data: Path | None
@@ -50,6 +51,8 @@ class Int8Options:
     max_ap_drop: float
     force: bool
     recalibrate: bool
+    search: bool = False
+    learned: bool = False
 
 
 def build(model: Path, options: BuildOptions, int8: Int8Options | None) -> None:
@@ -82,7 +85,7 @@ def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> 
     card = read_card(folder)
     source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
     words = source.name
-    if int8 is not None and is_vouched(folder, card) and not int8.recalibrate:
+    if int8 is not None and _can_reuse(folder, card, int8):
         assert card.verdict is not None
         source, verdict = folder / INT8_FILE, judged(card.verdict, int8.max_ap_drop, int8.force)
         needed = "" if verdict.passed or verdict.forced else ", so --force is needed"
@@ -90,7 +93,7 @@ def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> 
     elif int8 is not None:
         words = (
             f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would calibrate on at most {int8.images} images "
-            f"({int8.method}) and measure AP"
+            f"({int8.method}) and measure AP{', perhaps with layers kept out of INT8' if int8.search else ''}"
         )
     portable = load_graph(source, card)
     plan = make_plan(folder, card, portable, options, this_build_machine())
@@ -130,7 +133,7 @@ def _source(folder: Path, int8: Int8Options | None) -> tuple[ModelCard, Path]:
 
 def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
     """Return the card, also on disk, of a folder whose INT8 model is there and accepted."""
-    if is_vouched(folder, card) and not options.recalibrate:
+    if _can_reuse(folder, card, options):
         print(f"{INT8_FILE} is the one that the card vouches for: reused (--recalibrate makes it again)")
         _print_accuracy(card)
     else:
@@ -142,10 +145,22 @@ def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard
     card = dataclasses.replace(card, verdict=verdict)
     write_card(folder, card)
     if not verdict.passed and not verdict.forced:
-        remedy = "calibrate with more --images or another --method, or accept it with --force"
+        search = "" if options.search else "keep layers out of INT8 with --search, "
+        remedy = (
+            f"{search}calibrate with more --images or another --method, fine-tune with python training/train.py --qat --model {folder}, "
+            "or accept it with --force"
+        )
         raise VerdictError(f"{verdict_words(verdict)}{losses(verdict)}: {remedy}")
     print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {verdict_words(verdict)}", flush=True)
     return card
+
+
+def _can_reuse(folder: Path, card: ModelCard, options: Int8Options) -> bool:
+    """Say whether the INT8 model that is there will do: one that loses too much does not where better is to be searched."""
+    if options.recalibrate or not is_vouched(folder, card):
+        return False
+    assert card.verdict is not None
+    return not options.search or judged(card.verdict, options.max_ap_drop, force=False).passed
 
 
 def is_vouched(folder: Path, card: ModelCard) -> bool:

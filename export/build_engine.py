@@ -61,8 +61,15 @@ def _add_int8(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-ap-drop", type=number(0, 100), default=0.5, metavar="POINTS", help="AP that INT8 may lose, in points; default %(default)s"
     )
+    group.add_argument(
+        "--search", action="store_true",
+        help="where INT8 loses more, keep the fewest convolutions out of it with which it does not; default off",
+    )  # fmt: skip
     group.add_argument("--force", action="store_true", help="accept an INT8 model that loses more, or that no validation image can judge")
-    group.add_argument("--recalibrate", action="store_true", help="make model.int8.onnx again though the card vouches for it")
+    group.add_argument(
+        "--recalibrate", action="store_true",
+        help="make model.int8.onnx again though the card vouches for it, and by calibration though train.py --qat has learned ranges",
+    )  # fmt: skip
 
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
@@ -142,12 +149,18 @@ def main() -> None:
     from retinanet_edge.export import build  # after what contradicts itself is refused
 
     how = (arguments.data, arguments.calibration, arguments.images, arguments.method, arguments.seed)
-    if arguments.precision != "int8" and (any(value is not None for value in how) or arguments.force or arguments.recalibrate):
-        raise UserInputError(f"--data, --calibration and others of INT8 need --int8, got --{arguments.precision}: add it or leave them out")
+    switches = arguments.force or arguments.recalibrate or arguments.search
+    if arguments.precision != "int8" and (any(value is not None for value in how) or switches):
+        raise UserInputError(
+            f"--data, --calibration, --search and others of INT8 need --int8, got --{arguments.precision}: add it or leave them out"
+        )
+    if arguments.search and arguments.force:
+        raise UserInputError("--search makes an INT8 model that passes, --force accepts one that does not, got both: leave one out")
     int8 = build.Int8Options(
         data=arguments.data, calibration=arguments.calibration, images=arguments.images or _IMAGES, method=arguments.method or _METHOD,
         seed=arguments.seed or _SEED, max_ap_drop=arguments.max_ap_drop / 100, force=arguments.force,
-        recalibrate=arguments.recalibrate or any(value is not None for value in how),
+        recalibrate=arguments.recalibrate or any(value is not None for value in how), search=arguments.search,
+        learned=not arguments.recalibrate and not arguments.search and all(value is None for value in how[1:]),
     )  # fmt: skip
     actions = {"build": build.build, "print_plan": build.print_plan, "print_trtexec": build.print_trtexec}
     actions[arguments.action](arguments.model, options, int8 if arguments.precision == "int8" else None)

@@ -53,6 +53,21 @@ def find_placement(graph: onnx.GraphProto, kept: Collection[str] = ()) -> Placem
     return _Finder(graph).place(kept)
 
 
+def quantizable_layers(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Return the names of the convolutions that are INT8 where none is kept, in the order of the graph."""
+    return tuple(graph.node[index].name for index in find_placement(graph).convolutions)
+
+
+def choosable_tensors(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Return the activations that go through Q/DQ with some choice of kept layers.
+
+    Which side of an addition does depends on which of its two convolutions are INT8. Both choices occur where one layer alone is.
+    """
+    finder, layers = _Finder(graph), set(quantizable_layers(graph))
+    choices = (finder.place(kept) for kept in (set(), *(layers - {layer} for layer in sorted(layers))))
+    return tuple(dict.fromkeys(name for choice in choices for name in choice.tensors))
+
+
 class _Finder:
     """A graph with what the rules ask of it."""
 

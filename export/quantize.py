@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from retinanet_edge.export.calibrate import activation_ranges
 from retinanet_edge.export.graph_editing import add_constant, copy_of
-from retinanet_edge.export.placement import Placement, find_placement
+from retinanet_edge.export.placement import Placement, choosable_tensors, find_placement
 from retinanet_edge.runtime.model_card import CalibrationMethod
 
 _STEPS = 127
@@ -31,9 +31,9 @@ def quantize(
     kept: names of convolutions that stay in float. Raises UserInputError as measure_activations does.
     """
     model = onnx.load(source)
-    placement = find_placement(model.graph, kept)
-    ranges = activation_ranges(model, placement.tensors, images, method)
-    onnx.save(insert_qdq(model, placement, ranges), target)
+    # Whatever is kept: what else is measured shows in the last digits, as ONNX Runtime then fuses other operators.
+    ranges = activation_ranges(model, choosable_tensors(model.graph), images, method)
+    onnx.save(insert_qdq(model, find_placement(model.graph, kept), ranges), target)
 
 
 def insert_qdq(model: onnx.ModelProto, placement: Placement, ranges: Mapping[str, float]) -> onnx.ModelProto:

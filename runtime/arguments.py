@@ -65,3 +65,11 @@ def width_and_height(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"must be WxH in pixels, as 1920x1080, got {text}")
     return int(found[1]), int(found[2])
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names written with commas between them."""
+    given = tuple(name.strip() for name in text.split(","))
+    if not all(given):
+        raise argparse.ArgumentTypeError(f"must be class names with commas between them, got {text!r}")
+    return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # What the version after each states and it could not, with what every model of that version is.
 _ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
     1: {
@@ -16,6 +16,7 @@ _ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
     },
     2: {"training": {"profile": "default", "foreground_iou": 0.5, "background_iou": 0.4}},
     3: {"verdict": {"interval": None, "worst_classes": []}},
+    4: {"int8": {"kept": []}},
 }  # fmt: skip
 
 

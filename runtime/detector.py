@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retinanet_edge.runtime.detections import Detections
-from retinanet_edge.runtime.engine import Engine, image_size, open_engine
+from retinanet_edge.runtime.engine import Engine, Inference, image_size, open_engine
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.model_folder import DEFAULT_MODEL, find_model_folder, read_card
@@ -24,6 +24,23 @@ class TimedDetections:
 
     detections: list[Detections]
     stage_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PreparedFrames:
+    """What goes into the engine, uint8 [N, H, W, 3], and the way back to each frame's pixels."""
+
+    images: NDArray[np.uint8]
+    boxings: list[Letterbox]
+    letterbox_ms: float
+
+
+@dataclass(frozen=True)
+class InferredFrames:
+    """What came out of the engine for prepared frames."""
+
+    inference: Inference
+    prepared: PreparedFrames
 
 
 class Detector:
@@ -67,6 +84,11 @@ class Detector:
         """What runs the model."""
         return self._engine
 
+    @property
+    def max_batch(self) -> int:
+        """The most frames that go through the network together."""
+        return len(self._images)
+
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Return what is on `frame`, uint8 [H, W, 3] BGR of any size. Raises ValueError for anything else."""
         return self.detect([frame])[0]
@@ -83,36 +105,42 @@ class Detector:
         stage_ms: dict[str, float] = {}
         for start in range(0, len(frames), len(self._images)):
             with self._alone:
-                part = self._detect_batch(frames[start : start + len(self._images)])
+                part = self.finish(self.infer(self.prepare(frames[start : start + len(self._images)], self._images)))
             detections += part.detections
             for stage, milliseconds in part.stage_ms.items():
                 stage_ms[stage] = stage_ms.get(stage, 0.0) + milliseconds
         return TimedDetections(detections, stage_ms)
 
-    def _detect_batch(self, frames: Sequence[NDArray[np.uint8]]) -> TimedDetections:
+    def input_buffer(self) -> NDArray[np.uint8]:
+        """Return room for the images of one batch, uint8 [max_batch, H, W, 3], for `prepare`."""
+        return np.empty_like(self._images)
+
+    def prepare(self, frames: Sequence[NDArray[np.uint8]], buffer: NDArray[np.uint8]) -> PreparedFrames:
+        """Fit up to max_batch frames into the buffer. With `infer` and `finish`, `detect_timed` in three steps for three threads."""
         start = time.perf_counter()
-        height, width = self._images.shape[1:3]
+        height, width = buffer.shape[1:3]
         boxings = [Letterbox(frame.shape[0], frame.shape[1], height, width) for frame in frames]
-        images = self._fitted(frames, boxings)
-        boxed = time.perf_counter()
-        inference = self._engine.infer(images)
-        inferred = time.perf_counter()
-        detections = [self._in_frame(found, boxing) for found, boxing in zip(inference.detections, boxings, strict=True)]
-        done = time.perf_counter()
+        if len(frames) == 1 and frames[0].shape == buffer.shape[1:]:
+            images = np.asarray(frames[0])[np.newaxis]  # a single frame of just the right size is not even copied
+        else:
+            for boxing, frame, image in zip(boxings, frames, buffer, strict=False):
+                boxing.apply(frame, out=image)
+            images = buffer[: len(frames)]
+        return PreparedFrames(images, boxings, (time.perf_counter() - start) * 1e3)
+
+    def infer(self, prepared: PreparedFrames) -> InferredFrames:
+        """Run the engine: in one thread at a time, with TensorRT in the same one always."""
+        return InferredFrames(self._engine.infer(prepared.images), prepared)
+
+    def finish(self, inferred: InferredFrames) -> TimedDetections:
+        """Filter, and bring boxes to frame pixels."""
+        start = time.perf_counter()
+        found = zip(inferred.inference.detections, inferred.prepared.boxings, strict=True)
+        detections = [boxing.detections_to_frame(one.filtered(self._threshold, self._only)) for one, boxing in found]
+        boxes_ms = (time.perf_counter() - start) * 1e3
         return TimedDetections(
-            detections, {"letterbox": (boxed - start) * 1e3, **inference.stage_ms, "boxes": (done - inferred) * 1e3}
+            detections, {"letterbox": inferred.prepared.letterbox_ms, **inferred.inference.stage_ms, "boxes": boxes_ms}
         )
-
-    def _fitted(self, frames: Sequence[NDArray[np.uint8]], boxings: Sequence[Letterbox]) -> NDArray[np.uint8]:
-        """Return the images for the engine. A single frame of just their size is not even copied."""
-        if len(frames) == 1 and frames[0].shape == self._images.shape[1:]:
-            return frames[0][np.newaxis]
-        for boxing, frame, image in zip(boxings, frames, self._images, strict=False):
-            boxing.apply(frame, out=image)
-        return self._images[: len(frames)]
-
-    def _in_frame(self, found: Detections, boxing: Letterbox) -> Detections:
-        return boxing.detections_to_frame(found.filtered(self._threshold, self._only))
 
     def close(self) -> None:
         """Release the engine; may be called twice."""

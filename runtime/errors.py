@@ -12,6 +12,7 @@
 A message is one line: what was expected, what came, what to run next.
 """
 
+import enum
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ _EXTRA_OF_MODULE = {
     "torch": "train", "torchvision": "train", "timm": "train", "safetensors": "train", "matplotlib": "train",
     "onnx": "export", "onnxruntime": "export",
     "openvino": "cpu", "cv2": "cpu", "av": "cpu", "pycocotools": "cpu", "defusedxml": "cpu", "PIL": "cpu", "yaml": "cpu", "tqdm": "cpu",
+    "aiohttp": "cpu", "prometheus_client": "cpu", "paho": "cpu", "tomli": "cpu",
     "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu", "polygraphy": "gpu",
 }  # fmt: skip
 
@@ -61,8 +63,25 @@ class WeightsError(UserInputError):
         self.what = what
 
 
+class CameraFault(enum.Enum):
+    """Why a camera gives nothing; the value is its name in outputs."""
+
+    NOT_FOUND = "not found"
+    REFUSED = "refused"  # no permission, held by another program, connection refused
+    AUTHENTICATION = "authentication"
+    TIMEOUT = "time-out"
+    NOT_DECODABLE = "not decodable"
+    UNSUPPORTED = "unsupported"  # this machine's libraries cannot open its kind, or an option does not fit it
+    LOST = "lost"  # it ran, and went away
+    OTHER = "other"
+
+
 class CameraError(UserInputError):
-    """A camera, video or image folder cannot be opened."""
+    """A camera, video or image folder cannot be opened, or went away; `fault` says in which way."""
+
+    def __init__(self, message: str, fault: CameraFault = CameraFault.OTHER) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class EngineError(RetinaNetEdgeError):

@@ -147,9 +147,9 @@ class OnnxRecord:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the INT8 scales were measured on."""
+    """What the INT8 scales were measured on, or, by "qat", learned on: quantization-aware fine-tuning (training/qat.py)."""
 
-    method: CalibrationMethod
+    method: Literal["minmax", "percentile", "entropy", "mse", "qat"]
     images: int
     data_sha256: str
     seed: int
@@ -157,11 +157,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Int8Record:
-    """The quantized `model.int8.onnx` and what it was made from."""
+    """The quantized `model.int8.onnx` and what it was made from. kept: names of the convolutions that stay out of INT8."""
 
     sha256: str
     source_sha256: str
     calibration: Calibration
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,147 +1,125 @@
-"""The stream: camera -> letterbox -> engine -> boxes in frame pixels -> filter -> sinks, until it ends or is ended."""
+"""Frames to results in three stages that overlap: prepare (gather, letterbox), infer, finish (boxes, analysis, sinks).
+
+While the engine works on one batch, the next is prepared and the one before is finished. Between two stages is a slot for one batch, and
+a batch is gathered only when its slot is empty: a live camera's frame waits for the engine at most as long as the engine takes for one.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
+import itertools
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from types import FrameType
 
-from retinanet_edge.runtime.camera import DEFAULT_FPS, DEMO, Camera, open_camera
-from retinanet_edge.runtime.detector import Detector
-from retinanet_edge.runtime.engine import Engine
-from retinanet_edge.runtime.errors import UserInputError
-from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
-from retinanet_edge.runtime.sinks import FrameResult, JsonlSink, Sink, WindowSink, check_output
-from retinanet_edge.runtime.stream_report import StreamReport
-from retinanet_edge.runtime.video_sink import VideoSink
+from retinanet_edge.runtime.detector import Detector, InferredFrames, PreparedFrames
+from retinanet_edge.runtime.errors import EngineError
+from retinanet_edge.runtime.frame import Frame
+from retinanet_edge.runtime.frame_analysis import Analysis
+from retinanet_edge.runtime.frame_gather import FrameGather
+from retinanet_edge.runtime.handoff import Handoff
+from retinanet_edge.runtime.sink import FrameResult
+from retinanet_edge.runtime.sink_runner import SinkRunner
+from retinanet_edge.runtime.stream_monitor import StreamMonitor
 
-_DEMO_FRAMES = 300  # the demo's scenes have no end of their own
+_LOG = logging.getLogger("retinanet_edge.stream")
+_ENGINE_FAILURES = 3  # in a row, after which the engine counts as broken: the process has to begin anew
 
 
 @dataclass(frozen=True)
-class StreamOptions:
-    """What to stream. camera: see camera.open_camera. frames: None for all. The rest: see Detector and the sinks."""
-
-    camera: str
-    model: Path = DEFAULT_MODEL
-    engine: str | Engine = "auto"
-    threshold: float = 0.5
-    classes: tuple[str, ...] | None = None
-    video: Path | None = None
-    jsonl: Path | None = None
-    frames: int | None = None
-    fps: float = DEFAULT_FPS
-    window: bool = True
+class _Prepared:
+    frames: list[Frame]
+    prepared: PreparedFrames
+    wait_ms: float
 
 
-def stream(options: StreamOptions) -> None:
-    """Stream until the camera ends, `frames` are done, the window is closed, or SIGINT or SIGTERM comes.
+@dataclass(frozen=True)
+class _Inferred:
+    frames: list[Frame]
+    inferred: InferredFrames
+    wait_ms: float
 
-    What a user may have got wrong is found in order of cost: outputs, camera, classes, model, then the engine, which may take long to
-    load. Outputs are closed and the summary is printed however it ends. Raises UserInputError for all of these and for a full disk,
-    RetinaNetEdgeError where the camera goes away, KeyboardInterrupt after a signal.
-    """
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # before OpenCV is first imported: our own messages say it all
-    _check_outputs(options)
-    limit = _DEMO_FRAMES if options.frames is None and options.camera == DEMO else options.frames
-    report = StreamReport()
-    with (
-        open_camera(options.camera, options.fps) as camera,
-        Detector(options.model, options.engine, options.threshold, only=options.classes) as detector,
-        _stopping_on_signals(camera) as signals,
-    ):
-        print(f"{camera.name} through {detector.engine.name}", file=sys.stderr)
+
+class Pipeline:
+    """Takes frames through the detector to the sinks. The engine runs in the thread that calls `run`."""
+
+    def __init__(
+        self, gather: FrameGather, detector: Detector, analyses: Mapping[str, Analysis], runners: Sequence[SinkRunner],
+        monitor: StreamMonitor,
+    ) -> None:  # fmt: skip
+        self._gather, self._detector, self._analyses, self._runners, self._monitor = gather, detector, analyses, runners, monitor
+        self._prepared: Handoff[_Prepared] = Handoff()
+        self._inferred: Handoff[_Inferred] = Handoff()
+
+    def run(self, limit: int | None = None) -> None:
+        """Work until no camera gives anything, `limit` frames are through, or the gather is stopped.
+
+        Every frame that was taken reaches the sinks' queues. Raises EngineError where the engine fails several times in a row.
+        """
+        with ThreadPoolExecutor(2, "stream") as threads:
+            stages = threads.submit(self._prepare, limit), threads.submit(self._finish)
+            try:
+                self._infer()
+            finally:
+                self._gather.stop()
+                self._prepared.abandon()
+                self._inferred.finish()
+        for stage in stages:
+            stage.result()
+
+    def _prepare(self, limit: int | None) -> None:
+        buffers = itertools.cycle((self._detector.input_buffer(), self._detector.input_buffer()))  # one is filled while one is used
         try:
-            with ExitStack() as stack:
-                run(camera, detector, _open_sinks(options, camera, stack), report, limit)
+            while self._prepared.wait_for_room():
+                asked = time.perf_counter()
+                frames = self._gather.next()[:limit]
+                if not frames:
+                    return
+                wait_ms = (time.perf_counter() - asked) * 1e3
+                prepared = self._detector.prepare([frame.image for frame in frames], next(buffers))
+                self._prepared.put(_Prepared(frames, prepared, wait_ms))
+                if limit is not None:
+                    limit -= len(frames)
         finally:
-            _print_summary(report, camera, options)
-        if signals:
-            raise KeyboardInterrupt
+            self._prepared.finish()
 
+    def _infer(self) -> None:
+        failures = 0
+        for batch in self._prepared:
+            try:
+                inferred = self._detector.infer(batch.prepared)
+            except EngineError as error:
+                failures += 1
+                self._monitor.count_failed(len(batch.frames))
+                _LOG.error("the engine failed on a frame: %s", error)
+                if failures == _ENGINE_FAILURES:
+                    raise
+                continue
+            failures = 0
+            self._monitor.count_inferred(len(batch.frames))
+            if not self._inferred.wait_for_room():
+                return
+            self._inferred.put(_Inferred(batch.frames, inferred, batch.wait_ms))
 
-def run(camera: Camera, detector: Detector, sinks: Sequence[Sink], report: StreamReport, limit: int | None = None) -> None:
-    """Take `limit` frames (None: all) from the camera through the detector to every sink, and count them in the report."""
-    report.start()
-    asked = time.perf_counter()
-    for frame in islice(camera.frames(), limit):
-        given = time.perf_counter()
-        found = detector.detect_timed([frame.image])
-        detected = time.perf_counter()
-        latency_ms = (detected - frame.arrived_s) * 1e3
-        result = FrameResult(frame, found.detections[0], detector.classes, latency_ms)
-        for sink in sinks:
-            sink.write(result)
-        done = time.perf_counter()
-        stage_ms = {"wait": (given - asked) * 1e3, **found.stage_ms, "output": (done - detected) * 1e3}
-        report.add(latency_ms, stage_ms, camera.dropped)
-        asked = done
-
-
-def _check_outputs(options: StreamOptions) -> None:
-    if options.video and options.video.suffix.lower() != ".mp4":
-        raise UserInputError(f"--video must end in .mp4, got {options.video}")
-    outputs = {"--video": options.video, "--jsonl": options.jsonl}
-    for flag, path in outputs.items():
-        if path is None:
-            continue
-        check_output(path, flag)
-        if path.exists() and Path(options.camera).exists() and path.samefile(options.camera):
-            raise UserInputError(f"{flag} must not be what --camera reads, got {path}: name another file")
-    if options.video and options.jsonl and options.video.absolute() == options.jsonl.absolute():
-        raise UserInputError(f"--video and --jsonl must be two files, got {options.video} for both")
-
-
-def _open_sinks(options: StreamOptions, camera: Camera, stack: ExitStack) -> list[Sink]:
-    sinks: list[Sink] = []
-    if options.video:
-        sinks.append(VideoSink(options.video, camera.fps))
-    if options.jsonl:
-        sinks.append(JsonlSink(options.jsonl))
-    if options.window:
+    def _finish(self) -> None:
         try:
-            sinks.append(WindowSink(camera.stop))
-        except UserInputError as obstacle:
-            if not sinks:
-                print(obstacle, file=sys.stderr)
-    for sink in sinks:
-        stack.callback(sink.close)
-    return sinks
+            for batch in self._inferred:
+                self._finish_batch(batch)
+        finally:
+            self._inferred.abandon()
 
-
-def _print_summary(report: StreamReport, camera: Camera, options: StreamOptions) -> None:
-    report.end()
-    if camera.remark:
-        print(camera.remark)
-    print(report.table())
-    for path in (options.video, options.jsonl):
-        if path is not None and report.frames:
-            print(f"wrote {path}")
-
-
-@contextmanager
-def _stopping_on_signals(camera: Camera) -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM stop the camera, so that the frame at hand reaches every sink. Gives the list of signals that came.
-
-    A second one has its usual effect, should the first take too long.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        camera.stop()
-        signal.signal(number, usual[signal.Signals(number)])
-
-    usual = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+    def _finish_batch(self, batch: _Inferred) -> None:
+        found = self._detector.finish(batch.inferred)
+        stage_ms = {"wait": batch.wait_ms, **found.stage_ms}
+        for frame, detections in zip(batch.frames, found.detections, strict=True):
+            start = time.perf_counter()
+            analysed = self._analyses[frame.camera].apply(detections, frame.timestamp_s, frame.image.shape[:2])
+            done = time.perf_counter()
+            result = FrameResult(
+                frame, analysed.detections, self._detector.classes, (done - frame.arrived_s) * 1e3,
+                analysed.track_ids, analysed.events, analysed.counts, analysed.overlay,
+            )  # fmt: skip
+            self._monitor.count_finished(result, {**stage_ms, "analysis": (done - start) * 1e3})
+            for runner in self._runners:
+                runner.put(result)

@@ -117,8 +117,9 @@ def _verdict_figures(verdict: Verdict) -> str:
 def _calibration(card: ModelCard) -> list[str]:
     if card.int8 is None:
         return []
-    calibration = card.int8.calibration
-    return [html.paragraph(f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed}).")]
+    calibration, kept = card.int8.calibration, card.int8.kept
+    words = f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed})."
+    return [html.paragraph(words + (f" Kept out of INT8: {', '.join(kept)}." if kept else ""))]
 
 
 def _rules(anchors: AnchorSpec) -> list[str]:

@@ -16,6 +16,7 @@ from retinanet_edge.runtime.report_card import accuracy, card_details, headline,
 from retinanet_edge.runtime.stream_summary import StreamSummary, read_stream
 
 _PAGE, _DEFAULT_VIDEO, _DEFAULT_JSONL, _DEFAULT_BENCHMARK = "index.html", "demo.mp4", "demo.jsonl", "benchmark.csv"
+_SEARCH = "int8_search.svg"
 _SHOWN_CLASSES = 8
 _SPEED_COLUMNS = ("stage", "p50_ms", "p95_ms", "p99_ms")
 
@@ -55,7 +56,7 @@ def render(name: str, card: ModelCard, report: Path, found: ReportOptions) -> st
     model = str(found.model)
     parts = [
         headline(name, card),
-        accuracy(card, model, _evaluations(report, model)),
+        accuracy(card, model, _search(card, report, model) + _evaluations(report, model)),
         html.section("On video", *_stream(report, found)),
         html.section("Detections on validation images", _picture(report, "val_detections.png", "score 0.4 and more", model)),
         training(
@@ -90,6 +91,15 @@ def _evaluations(report: Path, model: str) -> str:
         return html.not_made("page of classes, confusion, best and worst images", f"python runtime/evaluate.py --report --model {model}")
     splits = {page: page.stem.removeprefix("evaluation-") for page in pages}
     return html.links([(_link(page, report), f"classes, confusion, best and worst images of the {splits[page]} split") for page in pages])
+
+
+def _search(card: ModelCard, report: Path, model: str) -> str:
+    """Return the curve behind the choice of layers that are kept out of INT8, where some are."""
+    if card.int8 is None or not card.int8.kept:
+        return ""
+    if (report / _SEARCH).is_file():
+        return html.picture(_link(report / _SEARCH, report), "AP and time of a call by layers kept out of INT8")
+    return html.not_made(_SEARCH, f"python export/build_engine.py --int8 --search --recalibrate --model {model}")
 
 
 def _picture(report: Path, file: str, caption: str, model: str) -> str:

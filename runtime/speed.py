@@ -10,17 +10,19 @@ import platform
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.camera import DEMO, open_camera
+from retinanet_edge.runtime.camera import SourceOptions
 from retinanet_edge.runtime.detector import Detector
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.power import NO_USAGE, Meter, Usage
 from retinanet_edge.runtime.progress import track
+from retinanet_edge.runtime.source_address import parse_source
 from retinanet_edge.runtime.tensorrt_library import this_machine
 
 _DIFFERENT_FRAMES = 16  # enough that no call finds its input in the cache, few enough to be held in memory
@@ -156,5 +158,6 @@ def first_frames(image: Path | None) -> list[NDArray[np.uint8]]:
     if image is not None and not image.exists():
         raise UserInputError(f"--image must be an image, a video or a folder of images, got {image}, which does not exist")
     # An absolute path: a file named "0" is no camera.
-    with open_camera(DEMO if image is None else str(image.resolve())) as camera:
-        return [frame.image for frame in itertools.islice(camera.frames(), _DIFFERENT_FRAMES)]
+    source = parse_source("demo" if image is None else str(image.resolve()), SourceOptions()).source
+    with closing(source.images()) as images:
+        return [given.image for given in itertools.islice(images, _DIFFERENT_FRAMES)]

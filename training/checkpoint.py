@@ -25,8 +25,8 @@ _METADATA_KEY = "training"
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
-    """Write a network's weights, whole or not at all."""
-    _save(path, network.state_dict(), {})
+    """Write a network's weights, whole or not at all. Learned INT8 ranges are none: learned_ranges.json has them."""
+    _save(path, {key: value for key, value in network.state_dict().items() if not key.startswith("quantization.")}, {})
 
 
 def load_network(folder: Path, card: ModelCard) -> RetinaNet:

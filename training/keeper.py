@@ -21,6 +21,7 @@ from retinanet_edge.runtime.model_folder import (
     write_atomically,
     write_card,
 )  # fmt: skip
+from retinanet_edge.runtime.quantization_plan import LEARNED_RANGES_FILE, QUANTIZATION_FILE, write_plan
 from retinanet_edge.training.checkpoint import LAST_FILE, save_training_state, save_weights
 from retinanet_edge.training.events import EVENTS_FOLDER, Events
 from retinanet_edge.training.figures import save_detection_sheet, save_loss_curve, save_pr_curve
@@ -72,11 +73,14 @@ class Keeper:
 
 
 def _save_best(trainer: Trainer, folder: Path, card: ModelCard) -> ModelCard:
-    save_weights(folder / WEIGHTS_FILE, trainer.averaged_network)
+    network = trainer.averaged_network
+    save_weights(folder / WEIGHTS_FILE, network)
     assert card.training is not None
     training = dataclasses.replace(
         card.training, weights_sha256=file_sha256(folder / WEIGHTS_FILE), best_epoch=len(trainer.history)
     )
+    if network.quantization is not None:
+        write_plan(folder / LEARNED_RANGES_FILE, network.quantization.plan(training.weights_sha256))
     card = card.with_training(training)
     write_card(folder, card)
     return card
@@ -115,7 +119,7 @@ def _point_latest(folder: Path) -> None:
 
 
 def _remove_former_model(folder: Path) -> None:
-    for name in (CARD_FILE, WEIGHTS_FILE, LAST_FILE):
+    for name in (CARD_FILE, WEIGHTS_FILE, LAST_FILE, QUANTIZATION_FILE, LEARNED_RANGES_FILE):
         (folder / name).unlink(missing_ok=True)
     # The report too, or report.py would show the former model's stream and times as this one's.
     report = [path for path in (folder / REPORT_FOLDER).iterdir() if path.is_file()]

@@ -7,6 +7,7 @@ the device. It knows nothing of losses, matching or NMS.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -18,6 +19,7 @@ from retinanet_edge.runtime.level_top_k import level_sizes
 from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, NetworkSpec
 from retinanet_edge.training.anchors import make_anchors
 from retinanet_edge.training.backbones import Backbone
+from retinanet_edge.training.fake_quantization import FakeQuantization
 from retinanet_edge.training.heads import FeaturePyramid, PredictionHead, flatten_maps, prior_bias
 
 LEVEL_STRIDES = (8, 16, 32, 64, 128)  # P3-P7
@@ -42,7 +44,7 @@ class Normalise(nn.Module):
 class RetinaNet(nn.Module):
     """The network of a card: uint8 [N, H, W, 3] BGR -> class_logits [N, A, K] and box_deltas [N, A, 4] on `anchors` [A, 4].
 
-    `kernel_initializer` is of the heads' first weights, as PredictionHead has it.
+    `kernel_initializer` is of the heads' first weights, as PredictionHead has it. With a `quantization` it computes as its INT8 graph.
     """
 
     anchors: Tensor
@@ -53,6 +55,7 @@ class RetinaNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.classes = classes
+        self.quantization: FakeQuantization | None = None
         self.normalise = Normalise(input_spec)
         self.backbone = backbone
         self.pyramid = FeaturePyramid(
@@ -76,8 +79,9 @@ class RetinaNet(nn.Module):
 
     def head_outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class_logits [N, A, K] and what the box head says [N, A, 4]: deltas over their variances."""
-        levels = self.pyramid(self.backbone(self.normalise(images)))
-        return flatten_maps(self.class_head(levels), self.classes), flatten_maps(self.box_head(levels), 4)
+        with self.quantization.applied() if self.quantization is not None else nullcontext():
+            levels = self.pyramid(self.backbone(self.normalise(images)))
+            return flatten_maps(self.class_head(levels), self.classes), flatten_maps(self.box_head(levels), 4)
 
 
 def build_network(spec: NetworkSpec, input_spec: InputSpec, anchor_spec: AnchorSpec, classes: int) -> RetinaNet:

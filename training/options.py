@@ -80,6 +80,7 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     box_loss: BoxLoss = "smooth_l1"
     profile: ProfileName = "default"
+    qat: bool = False
 
     @property
     def semantics(self) -> Semantics:

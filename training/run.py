@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retinanet_edge.runtime.accuracy import check_classes
 from retinanet_edge.runtime.dataset import Dataset, describe, read_dataset
 from retinanet_edge.runtime.errors import DatasetError, UserInputError
 from retinanet_edge.runtime.model_card import DatasetRecord, ModelCard
@@ -34,6 +35,7 @@ from retinanet_edge.training.keeper import Keeper
 from retinanet_edge.training.loop import EpochRecord, Evaluation, Trainer, is_finished
 from retinanet_edge.training.model import build_network, check_input_size
 from retinanet_edge.training.options import TrainingOptions, options_from_json
+from retinanet_edge.training.qat import read_fine_tuning, resumed_quantization
 
 _CHANGES_NOTHING = ("workers", "device")  # settings that a resumed run may have otherwise
 
@@ -56,6 +58,24 @@ def train(options: TrainingOptions, folder: Path | None, *, replace: bool) -> Pa
     return target
 
 
+def fine_tune(model: Path, *, data: Path | None, given: Mapping[str, Any], replace: bool) -> Path:
+    """Fine-tune a trained model for INT8 into the folder <model>-qat and return that; arguments and errors as read_fine_tuning.
+
+    data: its data set, where that has moved. replace: allows a folder that holds a model.
+    """
+    start = from_first(lambda: read_fine_tuning(model, data, given))
+    options = dataclasses.replace(start.options, device=choose_device(start.options.device or None))
+    options.check()
+    target = from_first(lambda: _new_folder(Path(options.data), start.target, replace=replace))
+    dataset = read_dataset(options.data)
+    check_classes(dataset, start.card)
+    trainer = Trainer(start.network(dataset), dataset, start.card.input, start.card.nms, options)
+    with _locked_by_first(target):
+        print(f"fine-tuning {start.source} for INT8 into {target}, {options.epochs} epochs", flush=True)
+        _run(trainer, target, dataclasses.replace(start.new_card(), dataset=_dataset_record(dataset, target)), dataset)
+    return target
+
+
 def resume(folder: Path, *, data: Path | None, given: Mapping[str, Any]) -> Path:
     """Go on with an interrupted run, with the settings it began with, and return its folder; `data` where its data set has moved to.
 
@@ -71,6 +91,7 @@ def resume(folder: Path, *, data: Path | None, given: Mapping[str, Any]) -> Path
         _check_same_data(card, dataset)
         card = dataclasses.replace(card, dataset=_dataset_record(dataset, target))
         network = build_network(card.network, card.input, card.anchors, len(card.classes))
+        network.quantization = resumed_quantization(target) if options.qat else None
         trainer = Trainer(network, dataset, card.input, card.nms, options)
         if is_first():
             write_card(target, card)

@@ -30,6 +30,7 @@ from retinanet_edge.training.targets import match
 
 _AVERAGE_WARMUP = 10.0  # steps over which the running average trusts its young self less
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_RANGE_RATE = 1e-2  # at the peak, of logarithms of INT8 ranges, whatever that of weights: Jain et al., Trained Quantization Thresholds
 _NARROW = 64  # pixels: one cell of P6
 _AUTOCAST = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -67,6 +68,8 @@ class OptimizerStep:
         copy_from_first(self.network)
         self._frozen = freeze_stages(self.network.backbone, options.freeze or 0)
         self._frozen += freeze_norms(self.network.backbone) if options.freeze_norms else []
+        if self.network.quantization is not None:  # the graph has BatchNorm with the statistics that it came with, folded
+            self._frozen += [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.average = AveragedModel(self.network, multi_avg_fn=_running_average(options.average_decay), use_buffers=True)
         self.optimizer = make_optimizer(self.network, options)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=options.precision == "fp16")
@@ -99,7 +102,7 @@ class OptimizerStep:
     def take(self, parts: Sequence[Batch], rate: float) -> StepResult:
         """Take one step at learning rate `rate` on this process's share of a batch, unless loss or gradient is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(parts)
         self._scaler.unscale_(self.optimizer)
@@ -154,8 +157,11 @@ class OptimizerStep:
 
 def make_optimizer(network: RetinaNet, options: TrainingOptions) -> torch.optim.Optimizer:
     """Return the optimizer of what is not frozen."""
+    ranges = [] if network.quantization is None else list(network.quantization.parameters())
     decayed, others = _by_decay(network, options.semantics.decayed)
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if ranges:
+        groups.append({"params": ranges, "weight_decay": 0.0, "rate": _RANGE_RATE / options.learning_rate})
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
@@ -163,7 +169,7 @@ def make_optimizer(network: RetinaNet, options: TrainingOptions) -> torch.optim.
 
 def _by_decay(network: nn.Module, decayed: Literal["weights", "all but norms", "all"]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the trained parameters that are decayed and those that are not, each in the network's order."""
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("quantization.")}
     norms = {id(p) for module in network.modules() if isinstance(module, _NORMS) for p in module.parameters(recurse=False)}
     if decayed == "all":
         kept: set[str] = set()

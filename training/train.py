@@ -1,6 +1,7 @@
 """Train a RetinaNet on a labelled folder: COCO JSON, Pascal VOC or YOLO.
 
 The model folder it writes, models/<data>-<time> unless --model names another, is the next command's default input.
+Fine-tuning for INT8: training/train.py --qat takes a model that build_engine.py --int8 has quantized, and writes <model>-qat beside it.
 On several GPUs: torchrun --nproc_per_node=2 training/train.py --data PATH (and --nnodes on several machines).
 """
 
@@ -27,9 +28,16 @@ def make_parser(profile: str = "default") -> argparse.ArgumentParser:
     """Return the parser with the defaults of a profile; each setting is named as its field in TrainingOptions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, help="labelled folder: COCO JSON, Pascal VOC or YOLO, told apart by what is in it")
-    parser.add_argument("--model", type=Path, help=f"model folder to write (with --resume: default {DEFAULT_MODEL})")
+    parser.add_argument(
+        "--model", type=Path, help=f"model folder to write (with --resume or --qat the one to go on with: default {DEFAULT_MODEL})"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its settings (--data if that moved)")
-    parser.add_argument("--replace", action="store_true", help="begin anew in a --model folder that holds a model")
+    parser.add_argument(
+        "--qat", action="store_true",
+        help="fine-tune the quantized --model, which stays as it is, into the folder <model>-qat: 3 --epochs at a tenth of its --lr, other "
+             "settings as it was trained, unless given",
+    )  # fmt: skip
+    parser.add_argument("--replace", action="store_true", help="begin anew in a --model folder, or <model>-qat, that holds a model")
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default="default",
         help="whose rules and recipe to follow where no flag says otherwise: -h --profile NAME shows its defaults; keras: KerasCV 0.9's, "
@@ -149,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
     """Return the command line. Ends the process with code 2 and one line where it is wrong."""
     parser = make_parser(_profile())
     arguments = parser.parse_args()
-    if not arguments.resume and arguments.data is None:
+    if not arguments.resume and not arguments.qat and arguments.data is None:
         parser.error("--data PATH is needed: a labelled folder (or --resume to go on with an interrupted run)")
     return arguments
 
@@ -189,16 +197,19 @@ def main() -> None:
         arguments = parse_arguments()
     # Before torch loads: its threads would wait by spinning, which takes the cores from the processes that read images.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if arguments.resume and read_launch().processes == 1:
+    if (arguments.resume or arguments.qat) and read_launch().processes == 1:
         find_model_folder(arguments.model or DEFAULT_MODEL)  # answered before torch takes its seconds to load
     from retinanet_edge.training.distributed import ProcessGroup
 
     with ProcessGroup(), silent_unless_first():
         from retinanet_edge.training.options import TrainingOptions
-        from retinanet_edge.training.run import resume, train
+        from retinanet_edge.training.run import fine_tune, resume, train
 
+        former, given = arguments.model or DEFAULT_MODEL, _given(arguments)
         if arguments.resume:
-            folder = resume(arguments.model or DEFAULT_MODEL, data=arguments.data, given=_given(arguments))
+            folder = resume(former, data=arguments.data, given=given)
+        elif arguments.qat:
+            folder = fine_tune(former, data=arguments.data, given=given, replace=arguments.replace)
         else:
             folder = train(TrainingOptions(**_options(arguments)), arguments.model, replace=arguments.replace)
         print(f"wrote {folder}: run python export/export_onnx.py --model {folder} next")

@@ -252,7 +252,7 @@ def no_model(project: Project) -> None:
         (never_exported, "model.onnx is needed but it does not exist: run python export/export_onnx.py"),
         (truncated_onnx, "must have SHA-256"),
         (onnx_of_another_model, "must have SHA-256"),
-        (newer_card, "schema version 4, got 99: update retinanet-edge"),
+        (newer_card, "schema version 5, got 99: update retinanet-edge"),
         (truncated_card, "may be truncated"),
         (no_model, "models/latest does not exist: run python training/train.py"),
     ],
@@ -481,7 +481,7 @@ def test_flags_that_contradict_each_other_are_one_line(arguments: list[str], exp
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--data", "x"], "--data, --calibration and others of INT8 need --int8, got --fp16: add it or leave them out"),
+        (["--data", "x"], "--data, --calibration, --search and others of INT8 need --int8, got --fp16: add it or leave them out"),
         (["--timing-cache", "nowhere/cache"], "--timing-cache must be a file in a folder that exists, got nowhere/cache"),
         (["--dry-run", "--camera-size", "99999x9"], "--camera-size must be 1x1 to 16384x16384 pixels, got 99999x9"),
     ],

@@ -217,7 +217,7 @@ def newer_card(project: Project) -> None:
         (never_evaluated, "is needed but it does not exist: run python training/train.py"),
         (moved_data, "data/squares, is not here: give its place with --data PATH"),
         (corrupt_image, "val/0.png must decode"),
-        (newer_card, "schema version 4, got 99: update retinanet-edge"),
+        (newer_card, "schema version 5, got 99: update retinanet-edge"),
     ],
 )
 def test_a_broken_model_or_missing_data_are_one_line_and_the_former_file_stays(

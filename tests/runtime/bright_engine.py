@@ -9,6 +9,7 @@ Run as a program, it is stream.py with this engine:
 
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -104,10 +105,16 @@ def main():
     if sys.argv[1] == "--pause":
         pause_s = float(sys.argv[2])
         del sys.argv[1:3]
-    from retinanet_edge.runtime.pipeline import StreamOptions, stream
-    from retinanet_edge.runtime.stream import parse_arguments
+    from retinanet_edge.runtime.stream_arguments import stream_parser
+    from retinanet_edge.runtime.stream_config import with_config
+    from retinanet_edge.runtime.stream_options import options_from
+    from retinanet_edge.runtime.stream_run import stream
 
-    stream(StreamOptions(**{**vars(parse_arguments()), "engine": BrightEngine(pause_s=pause_s)}))
+    def options():
+        parser = stream_parser("")
+        return replace(options_from(parser.parse_args(with_config(parser, sys.argv[1:]))), engine=BrightEngine(pause_s=pause_s))
+
+    stream(options(), options)
 
 
 if __name__ == "__main__":

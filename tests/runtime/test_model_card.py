@@ -82,7 +82,7 @@ def test_comes_back_from_json_as_it_was(card):
     text = card.to_json()
     assert card_from_json(text, "card.json") == card
     assert text.endswith("}\n")
-    assert json.loads(text)["schema_version"] == 4
+    assert json.loads(text)["schema_version"] == 5
 
 
 def test_a_card_of_version_1_is_read_as_what_it_meant_then():
@@ -127,6 +127,16 @@ def test_a_card_of_version_3_has_no_interval():
     assert card_from_json(json.dumps(written), "card.json").verdict is None
 
 
+def test_a_card_of_version_4_keeps_no_layers_out_of_int8():
+    written = json.loads(FULL.to_json())
+    assert written["int8"]["kept"] == []
+    written["schema_version"] = 4
+    del written["int8"]["kept"]
+    assert card_from_json(json.dumps(written), "card.json") == FULL
+    written["int8"] = None
+    assert card_from_json(json.dumps(written), "card.json").int8 is None
+
+
 def test_whole_numbers_pass_as_floats_and_become_them():
     card = card_from_json(changed("nms.iou_threshold", 1), "card.json")
     assert card.nms.iou_threshold == 1.0
@@ -148,11 +158,11 @@ def test_any_part_of_a_card_is_refused():
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold a JSON object, got list"),
         ("null", "must hold a JSON object, got NoneType"),
-        ("{}", "must have schema version 4, got None: train again"),
-        ('{"schema_version": 5}', "must have schema version 4, got 5: update retinanet-edge"),
-        ('{"schema_version": 0}', "must have schema version 4, got 0: train again"),
-        ('{"schema_version": "1"}', "must have schema version 4, got '1': train again"),
-        ('{"schema_version": 4}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
+        ("{}", "must have schema version 5, got None: train again"),
+        ('{"schema_version": 6}', "must have schema version 5, got 6: update retinanet-edge"),
+        ('{"schema_version": 0}', "must have schema version 5, got 0: train again"),
+        ('{"schema_version": "1"}', "must have schema version 5, got '1': train again"),
+        ('{"schema_version": 5}', r"card lacks \['accuracy', 'anchors', .* and has unknown \[\]"),
     ],
     ids=["nothing", "deep", "long number", "list", "null", "no version", "newer", "older", "text", "empty"],
 )

@@ -1,34 +1,32 @@
-import json
-import os
+"""The three stages: order, overlap, loss, failures."""
+
 import runpy
-import signal
 import threading
+import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from retinanet_edge.runtime.camera import open_camera
+from retinanet_edge.runtime.camera import CameraState, CameraStatus
+from retinanet_edge.runtime.detection_filter import DetectionFilter
 from retinanet_edge.runtime.detector import Detector
-from retinanet_edge.runtime.errors import CameraError, RetinaNetEdgeError, UserInputError
-from retinanet_edge.runtime.live_camera import LiveCamera
-from retinanet_edge.runtime.pipeline import StreamOptions, run, stream
-from retinanet_edge.runtime.stream_report import StreamReport
+from retinanet_edge.runtime.errors import EngineError
+from retinanet_edge.runtime.frame import Frame
+from retinanet_edge.runtime.frame_analysis import Analysis
+from retinanet_edge.runtime.frame_gather import FrameGather
+from retinanet_edge.runtime.pipeline import Pipeline
+from retinanet_edge.runtime.sink_runner import SinkRunner
+from retinanet_edge.runtime.stream_monitor import StreamMonitor
 
 bright = runpy.run_path(str(Path(__file__).with_name("bright_engine.py")))
-BrightEngine, write_model, write_video, bright_image = (
-    bright[name] for name in ("BrightEngine", "write_model", "write_video", "bright_image")
-)
-
-
-@pytest.fixture
-def model(tmp_path):
-    return write_model(tmp_path / "model")
+BrightEngine, write_model, bright_image = (bright[name] for name in ("BrightEngine", "write_model", "bright_image"))
 
 
 class Collector:
     """A sink that keeps what it is given."""
+
+    name = "collector"
 
     def __init__(self):
         self.results = []
@@ -40,147 +38,176 @@ class Collector:
         pass
 
 
-def stream_lines(tmp_path, model, source, **options):
-    """Stream to JSON lines and return them as objects."""
-    path = tmp_path / "out.jsonl"
-    stream(StreamOptions(str(source), model, BrightEngine(), jsonl=path, window=False, **options))
-    return [json.loads(line) for line in path.read_text().splitlines()]
+class Recorded:
+    """A camera with `count` images that lie ready. made: how many have been taken."""
+
+    live, remark, error = False, None, None
+
+    def __init__(self, name, count):
+        self.name, self.fps, self._count, self.made = name, 25.0, count, 0
+
+    def take(self):
+        if self.made == self._count:
+            return None
+        self.made += 1
+        return Frame(bright_image(self.made - 1), self.made - 1, (self.made - 1) / 25, time.perf_counter(), self.name)
+
+    @property
+    def status(self):
+        state = CameraState.ENDED if self.made == self._count else CameraState.RUNNING
+        return CameraStatus(self.name, state, False, self.made, 0, 0, 0, 25.0, None, None, None)
 
 
-def test_boxes_of_every_frame_in_frame_pixels(tmp_path, model):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for index in range(4):  # twice the size of the network's input
-        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(bright_image(index), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
-    lines = stream_lines(tmp_path, model, folder, fps=10)
-    assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
-    # bright_image: a square of 12 at (4 + index, 8)
-    expected = [[{"class": "large", "xyxy": [2.0 * (4 + index), 16.0, 2.0 * (16 + index), 40.0]}] for index in range(4)]
-    found = [[{"class": one["class"], "xyxy": one["xyxy"]} for one in line["detections"]] for line in lines]
-    assert found == expected
+class Flow:
+    """A pipeline over cameras and an engine, with a sink that collects."""
+
+    def __init__(self, folder, cameras, engine):
+        self.sink = Collector()
+        self.runner = SinkRunner(self.sink, lossless=True)
+        self.detector = Detector(write_model(folder / "model"), engine, 0.0, max_batch=engine.max_batch)
+        analyses = {camera.name: Analysis(self.detector.classes, 0.05, DetectionFilter(0.5)) for camera in cameras}
+        self.monitor = StreamMonitor("m", "e", self.detector.classes, 0.05, cameras, [self.runner], list(analyses.values()))
+        self.gather = FrameGather(cameras, threading.Event(), engine.max_batch)
+        self.pipeline = Pipeline(self.gather, self.detector, analyses, [self.runner], self.monitor)
+
+    def run(self, limit=None):
+        try:
+            self.pipeline.run(limit)
+        finally:
+            self.runner.close()
+        return [(result.frame.camera, result.frame.index) for result in self.sink.results]
 
 
-def test_limit_classes_and_threshold(tmp_path, model):
-    video = write_video(tmp_path / "a.mp4", 20)
-    assert len(stream_lines(tmp_path, model, video, frames=7)) == 7
-    assert all(line["detections"] for line in stream_lines(tmp_path, model, video, classes=("large",)))
-    assert not any(line["detections"] for line in stream_lines(tmp_path, model, video, classes=("small",)))
-    assert not any(line["detections"] for line in stream_lines(tmp_path, model, video, threshold=0.9))
+def test_every_frame_of_every_camera_in_order_with_its_own_boxes(tmp_path):
+    engine = BrightEngine(max_batch=2)
+    flow = Flow(tmp_path, [Recorded("a", 20), Recorded("b", 15)], engine)
+    given = flow.run()
+    assert [index for camera, index in given if camera == "a"] == list(range(20))
+    assert [index for camera, index in given if camera == "b"] == list(range(15))
+    assert engine.calls == [2] * 15 + [1] * 5
+    for result in flow.sink.results:  # bright_image: a square of 12 at (4 + index, 8)
+        left = 4.0 + result.frame.index
+        assert result.detections.xyxy.tolist() == [[left, 8.0, left + 12, 20.0]]
+    status = flow.monitor.status()
+    assert (status.inferred, status.failed, status.detections) == (35, 0, {"large": 35})
 
 
-def test_the_summary_counts_and_times(tmp_path, model, capsys):
-    video = write_video(tmp_path / "a.mov", 10, codec="png")
-    data = bytearray(video.read_bytes())
-    at = data.index(b"\x89PNG")
-    data[at : at + 8] = b"\0" * 8
-    video.write_bytes(data)
-    lines = stream_lines(tmp_path, model, video)
-    output = capsys.readouterr().out.splitlines()
-    assert output[0] == f"{video}: header promised 10 frames, 9 decoded, 1 broken packets skipped"
-    assert output[1].startswith(f"{len(lines)} frames in ")
-    assert output[1].endswith(" frames/s, 0 dropped")
-    stages = {row.split()[0]: [float(value) for value in row.split()[1:]] for row in output[3:-1]}
-    assert list(stages) == ["wait", "letterbox", "network", "nms", "boxes", "output", "latency"]
-    assert stages["network"] == pytest.approx([2.0] * 3, rel=0.011)  # as the engine says
-    assert all(p50 <= p95 <= p99 for p50, p95, p99 in stages.values())
-    assert output[-1] == f"wrote {tmp_path / 'out.jsonl'}"
+@pytest.mark.parametrize(("limit", "cameras", "expected"), [(7, 1, 7), (7, 2, 7), (1, 2, 1), (50, 2, 40)])
+def test_a_limit_is_kept_to_the_frame(tmp_path, limit, cameras, expected):
+    flow = Flow(tmp_path, [Recorded(name, 20) for name in "ab"[:cameras]], BrightEngine(max_batch=2))
+    assert len(flow.run(limit)) == expected
+    assert flow.monitor.inferred == expected
 
 
-def test_a_live_camera_that_goes_away_ends_the_stream_with_closed_outputs(model):
-    ready, sink, report = threading.Event(), Collector(), StreamReport()
+def test_no_more_than_one_batch_lies_ready_for_the_engine(tmp_path):
+    camera, ahead = Recorded("a", 30), []
 
-    def when_ready():
-        ready.wait()
-        yield from (bright_image(index) for index in range(3))
-
-    with LiveCamera("test", 30, when_ready()) as camera, Detector(model, BrightEngine()) as detector:
-        threading.Timer(0.3, ready.set).start()
-        with pytest.raises(RetinaNetEdgeError, match="camera test is gone"):
-            run(camera, detector, [sink], report)
-    assert report.frames == len(sink.results) >= 1
-    assert report.frames + camera.dropped == 3
-
-
-def test_latency_counts_from_the_frames_arrival(tmp_path, model):
-    sink = Collector()
-    with (
-        open_camera(str(write_video(tmp_path / "a.mp4", 3))) as camera,
-        Detector(model, BrightEngine(pause_s=0.05)) as detector,
-    ):
-        run(camera, detector, [sink], StreamReport())
-    assert all(result.latency_ms >= 50 for result in sink.results)
-
-
-def test_a_signal_lets_the_frame_at_hand_finish(tmp_path, model):
-    class Interrupting(BrightEngine):
+    class Watching(BrightEngine):
         def infer(self, images):
-            if len(self.calls) == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.005)  # long enough for whatever is prepared meanwhile
+            ahead.append(camera.made - len(self.calls))
             return super().infer(images)
 
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    path, engine = tmp_path / "out.jsonl", Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        stream(StreamOptions(str(write_video(tmp_path / "a.mp4", 20)), model, engine, jsonl=path, window=False))
-    assert len(path.read_text().splitlines()) == 6
-    assert engine.closed
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    Flow(tmp_path, [camera], Watching(max_batch=1)).run()
+    assert max(ahead) == 2  # the one in the engine, and the next
 
 
-def test_outputs_are_checked_before_anything_is_opened(tmp_path, model):
-    video = write_video(tmp_path / "a.mp4", 2)
-    content = video.read_bytes()
-    for options, message in [
-        ({"video": video}, "--video must not be what --camera reads"),
-        ({"jsonl": video}, "--jsonl must not be what --camera reads"),
-        ({"video": tmp_path / "b.mp4", "jsonl": tmp_path / "b.mp4"}, "must be two files"),
-        ({"video": tmp_path / "none" / "b.mp4"}, "--video must be in a folder that exists"),
-        ({"video": tmp_path / "b.avi"}, r"--video must end in \.mp4"),
-    ]:
-        engine = BrightEngine()
-        with pytest.raises(UserInputError, match=message):
-            stream(StreamOptions(str(video), model, engine, window=False, **options))
-        assert engine.calls == []
-    assert video.read_bytes() == content
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "model"]
+def test_preparing_inferring_and_finishing_overlap(tmp_path):
+    """Each stage waits until the other two are at work as well: without overlap nobody ever would."""
+    together = threading.Barrier(2, timeout=30)
+
+    class Meeting(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 2:
+                together.wait()
+            return super().infer(images)
+
+    class MeetingSink(Analysis):
+        met = False
+
+        def apply(self, *given):
+            if not self.met:
+                together.wait()
+                MeetingSink.met = True
+            return super().apply(*given)
+
+    flow = Flow(tmp_path, [Recorded("a", 6)], Meeting(max_batch=1))
+    flow.pipeline._analyses["a"] = MeetingSink(flow.detector.classes, 0.05, DetectionFilter(0.5))
+    assert len(flow.run()) == 6
 
 
-def test_a_stream_that_fails_before_its_first_frame_leaves_an_old_output_alone(tmp_path, model):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"broken")
-    path = tmp_path / "out.jsonl"
-    path.write_text("old\n")
-    with pytest.raises(CameraError, match=r"a\.png must be an image"):
-        stream(StreamOptions(str(tmp_path / "images"), model, BrightEngine(), jsonl=path, window=False))
-    assert path.read_text() == "old\n"
+def failing(at):
+    class Failing(BrightEngine):
+        def infer(self, images):
+            super().infer(images)
+            if len(self.calls) in at:
+                raise EngineError("no memory")
+            return super().infer(images)
+
+    return Failing(max_batch=1)
 
 
-def test_no_display_is_said_only_where_nothing_else_shows_the_frames(tmp_path, model, capsys, monkeypatch):
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    video = write_video(tmp_path / "a.mp4", 2)
-    stream(StreamOptions(str(video), model, BrightEngine()))
-    assert "no display: " in capsys.readouterr().err
-    stream(StreamOptions(str(video), model, BrightEngine(), jsonl=tmp_path / "out.jsonl"))
-    assert "no display: " not in capsys.readouterr().err
+def test_a_frame_that_the_engine_refuses_is_counted_and_the_rest_goes_on(tmp_path, caplog):
+    flow = Flow(tmp_path, [Recorded("a", 5)], failing({3}))
+    # Calls are counted twice for each frame that goes well: the third is the second frame's first.
+    assert flow.run() == [("a", 0), ("a", 2), ("a", 3), ("a", 4)]
+    assert (flow.monitor.status().inferred, flow.monitor.status().failed) == (4, 1)
+    assert "no memory" in caplog.text
 
 
-def test_the_report_says_each_second_once(capsys):
-    report = StreamReport()
-    report.start()
-    report.add(10.0, {"network": 5.0}, 0)
-    assert capsys.readouterr().err == ""
-    report._second_started -= 1.0
-    report.add(20.0, {"network": 5.0}, 3)
-    line = capsys.readouterr().err
-    assert "latency p50/p95/p99 10." in line or "latency p50/p95/p99 9.9" in line
-    assert line.rstrip().endswith("2 frames, 3 dropped")
-    report.add(20.0, {"network": 5.0}, 3)
-    assert capsys.readouterr().err == ""
-    assert report.table().startswith("3 frames in ")
+def test_an_engine_that_fails_again_and_again_ends_the_stream(tmp_path):
+    camera = Recorded("a", 50)
+    flow = Flow(tmp_path, [camera], failing(range(3, 99)))
+    with pytest.raises(EngineError, match="no memory"):
+        flow.run()
+    assert [result.frame.index for result in flow.sink.results] == [0]
+    assert camera.made < 8  # nobody goes on preparing
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
 
 
-def test_a_report_without_frames():
-    report = StreamReport()
-    assert report.table() == "0 frames in 0.0 s, 0.0 frames/s, 0 dropped"
-    assert np.isnan(report._latency.percentile(50))
+def test_an_error_in_the_finishing_stage_ends_the_stream(tmp_path):
+    flow = Flow(tmp_path, [Recorded("a", 50)], BrightEngine(max_batch=1))
+    del flow.pipeline._analyses["a"]
+    with pytest.raises(KeyError):
+        flow.run()
+
+
+def test_stopping_lets_frames_that_were_taken_through(tmp_path):
+    camera = Recorded("a", 10_000)
+
+    class Stopping(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 5:
+                flow.gather.stop()
+            return super().infer(images)
+
+    flow = Flow(tmp_path, [camera], Stopping(max_batch=1))
+    assert flow.run() == [("a", index) for index in range(camera.made)]
+    assert 6 <= camera.made <= 7
+
+
+def test_a_changed_filter_holds_from_then_on(tmp_path):
+    class Changing(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 4:
+                (warning,) = flow.monitor.change_filter(DetectionFilter(0.01, only=("small",)))
+                assert warning.startswith("threshold 0.01 raised to 0.05: ")
+            return super().infer(images)
+
+    flow = Flow(tmp_path, [Recorded("a", 10)], Changing(max_batch=1))
+    flow.run()
+    counts = [len(result.detections) for result in flow.sink.results]
+    assert counts[:2] == [1, 1]
+    assert counts[5:] == [0] * 5
+    assert flow.monitor.detection_filter.only == ("small",)
+
+
+def test_stage_times_and_latency_are_there(tmp_path):
+    flow = Flow(tmp_path, [Recorded("a", 8)], BrightEngine(max_batch=1, pause_s=0.03))
+    flow.run()
+    stages = flow.monitor.status().stage_ms
+    assert list(stages) == ["wait", "letterbox", "network", "nms", "boxes", "analysis", "latency"]
+    assert stages["network"] == pytest.approx([2.0] * 3, rel=0.011)  # as the engine says
+    assert all(p50 <= p95 <= p99 for p50, p95, p99 in stages.values())
+    assert all(result.latency_ms >= 30 for result in flow.sink.results)
+    assert np.isfinite(flow.runner.status.age_ms).all()

@@ -1,0 +1,279 @@
+"""Measure what bias correction and equalization of channels give back of what INT8 loses, alone and together, over choices of images.
+
+Neither is in build_engine.py, as neither was seen to win on trained models; what is there is --search. With --spread SIGMA channels
+between convolutions are first scaled apart by 2^N(0, SIGMA), which changes nothing in FP32: a network that quantizes badly.
+"""
+
+import argparse
+import csv
+import datetime
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+try:
+    from retinanet_edge.runtime.arguments import number, whole_number
+    from retinanet_edge.runtime.errors import UserInputError, run_command
+    from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
+except ModuleNotFoundError:
+    print("error: retinanet-edge is not installed: run make setup, then use .venv/bin/python (or pip install -e '.[cpu]')", file=sys.stderr)
+    sys.exit(2)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    from retinanet_edge.runtime.dataset import Dataset
+    from retinanet_edge.runtime.model_card import ModelCard
+
+    Images = Sequence[NDArray[np.uint8]]
+
+BIAS_IMAGES, PROXY_IMAGES = 16, 16
+REPAIRS = ("none", "bias", "equalized", "equalized, bias")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One INT8 model; `points` is its difference to FP32, 0.01 of AP each, `proxy` the change of heads on validation images."""
+
+    repair: str
+    images: int
+    seed: int
+    ap: float
+    ap50: float
+    points: float
+    proxy: float
+
+
+def main() -> None:
+    """Parse the arguments, measure, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="exported model folder (default %(default)s)")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="labelled folder (default the card's)")
+    parser.add_argument("--images", type=whole_number(1), default=128, metavar="N", help="calibration images (default 128)")
+    parser.add_argument("--seeds", type=whole_number(1), default=3, metavar="N", help="choices of images (default 3)")
+    parser.add_argument("--spread", type=number(0, 10), default=0.0, metavar="SIGMA", help="scale channels apart first (default 0: not)")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="file to add to (default benchmarks/int8_repair_<machine>.csv)")
+    arguments = parser.parse_args()
+    from retinanet_edge.runtime.dataset import read_dataset
+    from retinanet_edge.runtime.model_folder import data_of_card, find_model_folder, read_card
+    from retinanet_edge.runtime.speed import machine
+
+    here = machine("OpenVINO")
+    out = arguments.out or Path("benchmarks") / f"int8_repair_{re.sub('[^a-z0-9]+', '-', here.lower()).strip('-')}.csv"
+    if not out.parent.is_dir() or out.is_dir():
+        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    folder = find_model_folder(arguments.model)
+    card = read_card(folder)
+    dataset = read_dataset(arguments.data or data_of_card(folder, card))
+    fp32_ap, rows = measure_repairs(folder, card, dataset, arguments.images, arguments.seeds, arguments.spread)
+    print_table(fp32_ap, rows)
+    run = {
+        "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(), "machine": here, "data": dataset.root.name,
+        "val_images": len(dataset.val), "backbone": card.network.backbone, "spread": arguments.spread, "fp32_ap": round(fp32_ap, 5),
+    }  # fmt: skip
+    add_to_csv(out, run, rows)
+    print(f"wrote {out}")
+
+
+def measure_repairs(
+    folder: Path, card: "ModelCard", dataset: "Dataset", count: int, seeds: int, spread: float
+) -> tuple[float, list[Row]]:
+    """Return AP of FP32 and the figures of each repair with each choice of images."""
+    import onnx
+
+    from retinanet_edge.export.calibration_images import choose_images
+    from retinanet_edge.export.measurement import measure
+    from retinanet_edge.export.sensitivity import detection_error, heads
+    from retinanet_edge.runtime.model_folder import ONNX_FILE
+
+    model = spread_channels(onnx.load(folder / ONNX_FILE), spread)
+    unseen = choose_images(dataset.val, card.input, min(PROXY_IMAGES, len(dataset.val)), 0)
+    expected = heads(model, unseen)
+    fp32 = measure(card, folder / ONNX_FILE, "fp32", dataset.val).metrics.ap
+    rows = []
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "model.int8.onnx"
+        for seed in range(seeds):
+            images = choose_images(dataset.train, card.input, min(count, len(dataset.train)), seed)
+            for repair in REPAIRS:
+                made = repaired(model, images, repair)
+                onnx.save(made, file)
+                found = measure(card, file, "int8", dataset.val).metrics
+                error = detection_error(expected, heads(made, unseen), card.nms.score_threshold)
+                rows.append(Row(repair, len(images), seed, found.ap, found.ap50, 100 * (found.ap - fp32), error))
+                print(f"seed {seed}, {repair}: AP {found.ap:.4f}, {rows[-1].points:+.2f} points, proxy {error:.4f}", flush=True)
+    return fp32, rows
+
+
+def repaired(model: "onnx.ModelProto", images: "Images", repair: str) -> "onnx.ModelProto":
+    """Return the graph with Q/DQ after the repairs that are named."""
+    from retinanet_edge.export.calibrate import activation_ranges
+    from retinanet_edge.export.placement import find_placement
+    from retinanet_edge.export.quantize import insert_qdq
+
+    if "equalized" in repair:
+        model = equalized(model, images[:BIAS_IMAGES])
+    placement = find_placement(model.graph)
+    ranges = activation_ranges(model, placement.tensors, images, "percentile")
+
+    def quantized(plain: "onnx.ModelProto") -> "onnx.ModelProto":
+        return insert_qdq(plain, placement, ranges)
+
+    return quantized(bias_corrected(model, quantized, images[:BIAS_IMAGES]) if "bias" in repair else model)
+
+
+def bias_corrected(
+    model: "onnx.ModelProto", quantized: "Callable[[onnx.ModelProto], onnx.ModelProto]", images: "Images"
+) -> "onnx.ModelProto":
+    """Return the FP32 graph with biases that make the mean of each INT8 convolution's output channels that of FP32, layer by layer.
+
+    M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (2019), appendix D.
+    """
+    from onnx import numpy_helper
+
+    from retinanet_edge.export.graph_editing import add_constant, copy_of
+    from retinanet_edge.export.placement import quantizable_layers
+
+    corrected = copy_of(model)
+    layers = {node.name: node for node in corrected.graph.node if node.name in set(quantizable_layers(model.graph))}
+    expected = channel_figures(model, [node.output[0] for node in layers.values()], images, largest=False)
+    for node in layers.values():
+        name = node.output[0]
+        error = expected[name] - channel_figures(quantized(corrected), [name], images, largest=False)[name]
+        bias = next(tensor for tensor in corrected.graph.initializer if tensor.name == node.input[2])
+        # Of its own: heads without normalisation share one over all levels.
+        node.input[2] = add_constant(corrected.graph, f"{node.name}/corrected", numpy_helper.to_array(bias) + error)
+    return corrected
+
+
+def equalized(model: "onnx.ModelProto", images: "Images") -> "onnx.ModelProto":
+    """Return the same FP32 function with channels between convolutions scaled so that activations and weights are as uneven.
+
+    The same article's section 4.1. Weights have a scale for each output channel here, so that the first convolution's do not count but
+    what comes out of it does.
+    """
+    import numpy as np
+
+    weights = constants(model)
+    between = {maker.name: reader for maker, reader in pairs(model)}
+    tensors = {maker: reader.input[0] for maker, reader in between.items()}
+    reaches = channel_figures(model, list(tensors.values()), images, largest=True)
+    factors = {}
+    for maker, reader in between.items():
+        reach, columns = reaches[tensors[maker]], np.abs(by_input(weights[reader.input[1]], reader)).max(axis=(1, 2, 3))
+        alive = (reach > 0) & (columns > 0)
+        factors[maker] = np.where(alive, np.sqrt(np.where(alive, columns, 1) / np.where(alive, reach, 1)), 1).astype(np.float32)
+    return scaled(model, factors)
+
+
+def spread_channels(model: "onnx.ModelProto", sigma: float) -> "onnx.ModelProto":
+    """Return the same FP32 function with channels between convolutions scaled apart."""
+    import numpy as np
+
+    generator, weights = np.random.default_rng(0), constants(model)
+    return scaled(model, {
+        maker.name: np.exp2(generator.normal(0, sigma, len(weights[maker.input[1]]))).astype(np.float32) for maker, _ in pairs(model)
+    })  # fmt: skip
+
+
+def scaled(model: "onnx.ModelProto", factors: "Mapping[str, NDArray[np.float32]]") -> "onnx.ModelProto":
+    """Return the graph with output channels of convolutions multiplied by factors, and their one reader's weights divided."""
+    from onnx import numpy_helper
+
+    from retinanet_edge.export.graph_editing import copy_of
+
+    made, weights = copy_of(model), constants(model)
+    for maker, reader in pairs(model):
+        kernel, bias, following = (weights[name] for name in (*maker.input[1:3], reader.input[1]))
+        factor = factors[maker.name].reshape(-1, 1, 1, 1)
+        weights[maker.input[1]], weights[maker.input[2]] = kernel * factor, bias * factor.ravel()
+        grouped = len(following) == len(factor) and following.shape[1] == 1
+        weights[reader.input[1]] = following / (factor if grouped else factor.reshape(1, -1, 1, 1))
+    for tensor in made.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    return made
+
+
+def pairs(model: "onnx.ModelProto") -> "list[tuple[onnx.NodeProto, onnx.NodeProto]]":
+    """Return each INT8 convolution with the INT8 one, dense or depthwise, that alone reads it, through a ReLU or at once."""
+    from retinanet_edge.export.graph_editing import readers
+    from retinanet_edge.export.placement import quantizable_layers
+
+    graph, layers, found = model.graph, set(quantizable_layers(model.graph)), []
+    weights = constants(model)
+    shared = [name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]]
+    for maker in [node for node in graph.node if node.name in layers]:
+        following = readers(graph, maker.output[0])
+        if len(following) == 1 and following[0].op_type == "Relu":
+            following = readers(graph, following[0].output[0])
+        if len(following) != 1 or following[0].name not in layers or shared.count(maker.input[1]) + shared.count(following[0].input[1]) > 2:
+            continue
+        width, kernel = len(weights[maker.input[1]]), weights[following[0].input[1]]
+        if kernel.shape[1] == width or (kernel.shape[1] == 1 and len(kernel) == width):
+            found.append((maker, following[0]))
+    return found
+
+
+def by_input(kernel: "NDArray[np.float32]", reader: "onnx.NodeProto") -> "NDArray[np.float32]":
+    """Return weights with the channels that they read first."""
+    groups = next((attribute.i for attribute in reader.attribute if attribute.name == "group"), 1)
+    return kernel if groups > 1 else kernel.swapaxes(0, 1)
+
+
+def constants(model: "onnx.ModelProto") -> "dict[str, NDArray[np.float32]]":
+    """Return the graph's constants by name."""
+    from onnx import numpy_helper
+
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def channel_figures(
+    model: "onnx.ModelProto", tensors: Sequence[str], images: "Images", *, largest: bool
+) -> "dict[str, NDArray[np.float32]]":
+    """Return the mean, or the largest magnitude, of each channel of tensors over images."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    from retinanet_edge.export.graph_editing import copy_of
+
+    probe = copy_of(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = [session.run(None, {"images": image[None]}) for image in images]
+    of_each = ((name, np.concatenate([values[index] for values in found])) for index, name in enumerate(tensors))
+    return {name: np.abs(values).max(axis=(0, 2, 3)) if largest else values.mean(axis=(0, 2, 3)) for name, values in of_each}
+
+
+def print_table(fp32_ap: float, rows: Sequence[Row]) -> None:
+    """Print the means over the choices of images."""
+    print(f"FP32: AP {fp32_ap:.4f}. INT8: points of AP, mean (lowest), and proxy, mean, over choices of images")
+    for repair in REPAIRS:
+        points, proxy = ([value(row) for row in rows if row.repair == repair] for value in (lambda r: r.points, lambda r: r.proxy))
+        print(f"{repair:>16}{statistics.mean(points):>+9.2f} ({min(points):+.2f}){statistics.mean(proxy):>10.4f}")
+
+
+def add_to_csv(path: Path, run: dict[str, object], rows: Sequence[Row]) -> None:
+    """Write one line for each INT8 model, each with what describes the run, behind what other runs wrote."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*run, *asdict(rows[0])], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for row in rows:
+            figures = {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(row).items()}
+            writer.writerow({**run, **figures})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,121 @@
+"""What the stream costs beyond its engine: throughput against calling the engine in a loop, and the age of frames at a sink.
+
+    python benchmarks/stream_overhead.py [--csv FILE]
+
+The engine takes a fixed 20 ms and finds nothing. Recordings show throughput (target: at least 95 % of the loop's); live cameras show how
+old a frame is when a sink has it (target: at most one frame of the engine later than the loop's own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retinanet_edge.runtime.camera import SourceOptions
+from retinanet_edge.runtime.detections import Detections
+from retinanet_edge.runtime.engine import Inference
+from retinanet_edge.runtime.model_card import AnchorSpec, InputSpec, ModelCard, NetworkSpec
+from retinanet_edge.runtime.model_folder import write_card
+from retinanet_edge.runtime.stream_options import OutputOptions, StreamOptions
+from retinanet_edge.runtime.stream_run import stream
+from retinanet_edge.runtime.stream_status import StreamStatus
+
+ENGINE_S, FRAMES, SIZE = 0.020, 500, 640
+
+
+class FixedEngine:
+    """Takes 20 ms for a call, whatever it is given."""
+
+    name, backend, precision, file, frame_size = "fixed 20 ms", "none", "fp32", Path("fixed"), None
+
+    def __init__(self, max_batch: int = 1) -> None:
+        self.max_batch = max_batch
+
+    def infer(self, images):
+        time.sleep(ENGINE_S)
+        return Inference([Detections.empty() for _ in images], {"network": ENGINE_S * 1e3})
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    frames_per_second: float
+    ratio: float
+    age_p50_ms: float
+    age_p99_ms: float
+
+
+def loop_rate() -> float:
+    engine, images = FixedEngine(), np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    start = time.perf_counter()
+    for _ in range(FRAMES):
+        engine.infer(images)
+    return FRAMES / (time.perf_counter() - start)
+
+
+def measured(what: str, cameras: tuple[str, ...], model: Path, outputs: OutputOptions, loop: float, max_batch: int = 1) -> Row:
+    seen: list[StreamStatus] = []
+    options = StreamOptions(
+        cameras=cameras, source=SourceOptions(size=(1280, 720), fps=100), model=model, engine=FixedEngine(max_batch), frames=FRAMES,
+        outputs=outputs,
+    )
+    stream(options, at_end=seen.append)
+    status = seen[0]
+    rate = status.inferred / status.seconds / (max_batch if len(cameras) > 1 else 1)
+    ages = next((sink.age_ms for sink in status.sinks), (float("nan"),) * 3)
+    return Row(what, rate, rate / loop, ages[0], ages[2])
+
+
+def write_model(folder: Path) -> Path:
+    folder.mkdir()
+    write_card(folder, ModelCard(
+        classes=("thing",), input=InputSpec(SIZE, SIZE, (0.0,) * 3, (1.0,) * 3), anchors=AnchorSpec((8,), (16.0,), (1.0,), (1.0,)),
+        network=NetworkSpec("none", 1, 1, 0, "none"),
+    ))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="file for the results; default none")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        model, loop = write_model(folder / "model"), loop_rate()
+        lines, video = OutputOptions(jsonl=folder / "a.jsonl", window=False), OutputOptions(video=folder / "a.mp4", jsonl=folder / "b.jsonl", window=False)
+        rows = [
+            Row("engine in a loop", loop, 1.0, ENGINE_S * 1e3, ENGINE_S * 1e3),
+            measured("recording, JSON lines", ("demo",), model, lines, loop),
+            measured("recording, JSON lines and video", ("demo",), model, video, loop),
+            measured("live camera, 100 frames/s, JSON lines", ("demo:live",), model, lines, loop),
+            measured("live camera, 100 frames/s, JSON lines and video", ("demo:live",), model, video, loop),
+            measured("4 live cameras in batches of 4", tuple(f"c{index}=demo:live" for index in range(4)), model, lines, loop, 4),
+        ]
+    for row in rows:
+        print(f"{row.what:50} {row.frames_per_second:7.2f}/s {row.ratio:7.3f}   age p50 {row.age_p50_ms:6.1f} p99 {row.age_p99_ms:6.1f} ms")
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["what", "calls_per_second", "ratio", "age_p50_ms", "age_p99_ms", "machine"])
+            writer.writerows([row.what, f"{row.frames_per_second:.2f}", f"{row.ratio:.4f}", f"{row.age_p50_ms:.1f}", f"{row.age_p99_ms:.1f}",
+                              platform.processor() or platform.machine()] for row in rows)
+
+
+if __name__ == "__main__":
+    main()

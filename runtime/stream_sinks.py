@@ -1,0 +1,168 @@
+"""The sinks that a stream's options ask for, each behind its own queue, and the web page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retinanet_edge.runtime.camera import Camera
+from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.output_paths import check_output, check_output_folder
+from retinanet_edge.runtime.rotation import KEEP_ALL, Keep, Rotation
+from retinanet_edge.runtime.sink import Sink
+from retinanet_edge.runtime.sink_runner import SinkRunner
+from retinanet_edge.runtime.stream_options import OutputOptions, StreamOptions
+from retinanet_edge.runtime.stream_status import StreamControl
+
+_LOG = logging.getLogger("retinanet_edge.stream")
+_FOR_EYES = ("window", "web")  # sinks that show the newest: nothing waits for them
+
+
+def check_outputs(options: StreamOptions) -> None:
+    """Raise UserInputError for outputs that could not be written, before anything costly is opened."""
+    outputs = options.outputs
+    files = {"--video": outputs.video, "--jsonl": outputs.jsonl, "--csv": outputs.csv}
+    if outputs.video and outputs.video.suffix.lower() != ".mp4":
+        raise UserInputError(f"--video must end in .mp4, got {outputs.video}")
+    written: dict[Path, str] = {}
+    for flag, path in files.items():
+        if path is None:
+            continue
+        check_output(path, flag)
+        for camera in options.cameras:
+            source = Path(camera.partition("=")[2] if "=" in camera and not _exists(camera) else camera)
+            if path.exists() and _exists(str(source)) and path.samefile(source):
+                raise UserInputError(f"{flag} must not be what --camera reads, got {path}: name another file")
+        if other := written.setdefault(path.absolute(), flag) != flag and written[path.absolute()]:
+            raise UserInputError(f"{other} and {flag} must be two files, got {path} for both")
+    if outputs.snapshots:
+        check_output_folder(outputs.snapshots, "--snapshots")
+    for flag, needed, value in (
+        ("--segment-seconds", "--video", outputs.segment_seconds and not outputs.video),
+        ("--rotate-mb", "--jsonl or --csv", outputs.rotate_mb and not (outputs.jsonl or outputs.csv)),
+    ):
+        if value:
+            raise UserInputError(f"{flag} says how {needed} is written, got none: give {needed} as well")
+
+
+class StreamSinks:
+    """Open sinks and the web page of one stream. `close` finishes them; it may be called twice."""
+
+    def __init__(self, options: StreamOptions, cameras: Sequence[Camera], control: StreamControl, stop: Callable[[], None]) -> None:
+        recorded = not any(camera.live for camera in cameras)
+        self._outputs = options.outputs
+        self._server = _Page(options, control) if options.web else None
+        sinks = _sinks(options, cameras, stop) + ([self._server.frames] if self._server else [])
+        self.runners = [SinkRunner(sink, lossless=recorded and sink.name not in _FOR_EYES) for sink in sinks]
+
+    def start(self) -> None:
+        """Serve the page. Raises UserInputError where it cannot be."""
+        if self._server:
+            self._server.start()
+
+    def close(self) -> None:
+        """Finish what is queued, then the outputs."""
+        if self._server:
+            self._server.close()
+        for runner in self.runners:
+            runner.close()
+
+    def files(self) -> list[str]:
+        """Return what was written, for people."""
+        outputs = self._outputs
+        return [str(path) for path in (outputs.video, outputs.jsonl, outputs.csv, outputs.snapshots) if path is not None]
+
+
+class _Page:
+    def __init__(self, options: StreamOptions, control: StreamControl) -> None:
+        from retinanet_edge.runtime.web_frames import LatestFrames
+        from retinanet_edge.runtime.web_server import WebServer
+
+        host, port = _web_address(options.web or "")
+        self.frames = LatestFrames()
+        self._server = WebServer(control, self.frames, host=host, port=port, token=_token(options.web_token_file))
+
+    def start(self) -> None:
+        self._server.start()
+        _LOG.info("live page at %s", self._server.url)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _sinks(options: StreamOptions, cameras: Sequence[Camera], stop: Callable[[], None]) -> list[Sink]:
+    outputs = options.outputs
+    keep = KEEP_ALL if outputs.keep_gb is None else Keep(size=round(outputs.keep_gb * 1e9))
+    follows = options.track or bool(options.lines or options.zones)
+    sinks = _files(outputs, cameras, keep)
+    if outputs.snapshots:
+        from retinanet_edge.runtime.snapshot_sink import KEEP_1000, SnapshotSink
+
+        sinks.append(SnapshotSink(outputs.snapshots, "tracks" if follows else "detections", keep=keep if outputs.keep_gb else KEEP_1000))
+    if outputs.mqtt:
+        from retinanet_edge.runtime.mqtt_sink import MqttSink
+
+        sinks.append(MqttSink(outputs.mqtt, qos=outputs.mqtt_qos, ca_file=outputs.mqtt_ca))
+    if outputs.webhook:
+        from retinanet_edge.runtime.webhook_sink import WebhookSink
+
+        on = "events" if options.lines or options.zones else "detections"
+        sinks.append(WebhookSink(outputs.webhook, on, token_file=outputs.webhook_token_file))
+    return sinks + _windows(outputs, stop, bool(sinks) or options.web is not None)
+
+
+def _files(outputs: OutputOptions, cameras: Sequence[Camera], keep: Keep) -> list[Sink]:
+    sinks: list[Sink] = []
+    rotation = Rotation(max_size=round(outputs.rotate_mb * 1e6), keep=keep) if outputs.rotate_mb else None
+    if outputs.video:
+        from retinanet_edge.runtime.video_segments import VideoSink
+
+        sinks.append(VideoSink(outputs.video, cameras, segment_seconds=outputs.segment_seconds, keep=keep))
+    if outputs.jsonl:
+        from retinanet_edge.runtime.jsonl_sink import JsonlSink
+
+        sinks.append(JsonlSink(outputs.jsonl, rotation))
+    if outputs.csv:
+        from retinanet_edge.runtime.csv_sink import CsvSink
+
+        sinks.append(CsvSink(outputs.csv, rotation))
+    return sinks
+
+
+def _windows(outputs: OutputOptions, stop: Callable[[], None], seen_elsewhere: bool) -> list[Sink]:
+    if not outputs.window:
+        return []
+    from retinanet_edge.runtime.window_sink import WindowSink
+
+    try:
+        return [WindowSink(stop)]
+    except UserInputError as obstacle:
+        if not seen_elsewhere:
+            _LOG.warning("%s", obstacle)
+        return []
+
+
+def _web_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise UserInputError(f"--web must be PORT or HOST:PORT, as 8080 or 0.0.0.0:8080, got {text}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise UserInputError(f"--web-token-file must be a readable text file, got {path} ({reason}): "
+                             "run openssl rand -hex 24 > FILE to make one") from None  # fmt: skip
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False

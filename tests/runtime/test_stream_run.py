@@ -1,0 +1,212 @@
+"""A stream from its options to its end, in this process."""
+
+import json
+import os
+import runpy
+import signal
+from pathlib import Path
+
+import cv2
+import pytest
+
+from retinanet_edge.runtime.camera import RestartLimits, SourceOptions
+from retinanet_edge.runtime.detection_filter import DetectionFilter
+from retinanet_edge.runtime.errors import CameraError, RetinaNetEdgeError, UserInputError
+from retinanet_edge.runtime.regions import parse_lines
+from retinanet_edge.runtime.stream_options import OutputOptions, StreamOptions
+from retinanet_edge.runtime.stream_run import stream
+
+bright = runpy.run_path(str(Path(__file__).with_name("bright_engine.py")))
+BrightEngine, write_model, write_video, bright_image = (
+    bright[name] for name in ("BrightEngine", "write_model", "write_video", "bright_image")
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path / "model")
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def stream_lines(tmp_path, model, *cameras, engine=None, **options):
+    """Stream to JSON lines and return them as objects, with the last status."""
+    path, seen = tmp_path / "out.jsonl", []
+    outputs = OutputOptions(jsonl=path, window=False)
+    stream(StreamOptions(tuple(map(str, cameras)), model=model, engine=engine or BrightEngine(), outputs=outputs, **options),
+           at_end=seen.append)  # fmt: skip
+    return lines_of(path), seen[0]
+
+
+def test_boxes_of_every_frame_in_frame_pixels(tmp_path, model):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(4):  # twice the size of the network's input
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(bright_image(index), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
+    lines, _ = stream_lines(tmp_path, model, folder, source=SourceOptions(fps=10))
+    assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
+    # bright_image: a square of 12 at (4 + index, 8)
+    expected = [[{"class": "large", "xyxy": [2.0 * (4 + index), 16.0, 2.0 * (16 + index), 40.0]}] for index in range(4)]
+    assert [[{"class": one["class"], "xyxy": one["xyxy"]} for one in line["detections"]] for line in lines] == expected
+
+
+def test_limit_classes_and_threshold(tmp_path, model):
+    video = write_video(tmp_path / "a.mp4", 20)
+
+    def found(**options):
+        return [len(line["detections"]) for line in stream_lines(tmp_path, model, video, **options)[0]]
+
+    assert found(frames=7) == [1] * 7
+    assert found(filter=DetectionFilter(0.5, only=("small",))) == [0] * 20
+    assert found(filter=DetectionFilter(0.9)) == [0] * 20
+    assert found(filter=DetectionFilter(0.9, {"large": 0.4})) == [1] * 20
+    assert found(filter=DetectionFilter(0.5, min_size=(20, 0))) == [0] * 20
+
+
+def test_several_cameras_one_of_them_dead(tmp_path, model):
+    names = ("left", "right")
+    cameras = [f"{name}={write_video(tmp_path / f'{name}.mp4', count)}" for name, count in zip(names, (20, 12), strict=True)]
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 99)
+    engine = BrightEngine(max_batch=2)
+    with pytest.raises(CameraError, match=r"broken\.mp4 must be a video"):
+        stream_lines(tmp_path, model, *cameras, f"dead={tmp_path / 'broken.mp4'}", engine=engine)
+    lines = lines_of(tmp_path / "out.jsonl")
+    assert {name: [line["frame"] for line in lines if line["camera"] == name] for name in names} == {
+        "left": list(range(20)), "right": list(range(12)),
+    }  # fmt: skip
+    assert 2 in engine.calls
+
+
+def test_a_line_counts_what_crosses_it(tmp_path, model):
+    # The square's bottom centre goes from (10, 20) to (10 + index, 20); upward, so that "in", the line's right, is to the right.
+    video = write_video(tmp_path / "a.mp4", 30)
+    lines, _ = stream_lines(tmp_path, model, video, lines=parse_lines(["gate=24,40,24,4"]))
+    assert lines[-1]["counts"]["lines"]["gate"] == {"in": {"large": 1}, "out": {}}
+    assert [event["event"] for line in lines for event in line.get("events", [])] == ["crossed_in"]
+    assert len({one["track"] for line in lines[3:] for one in line["detections"]}) == 1
+
+
+def test_a_live_camera_given_up_ends_the_stream_with_its_reason(tmp_path, model):
+    limits = RestartLimits(stale_s=5, first_wait_s=0.01, longest_wait_s=0.02, restarts=2)
+    with pytest.raises(RetinaNetEdgeError, match="gave up after 2 restarts"):
+        stream_lines(tmp_path, model, "demo:gone@5", limits=limits, source=SourceOptions(fps=200))
+    assert lines_of(tmp_path / "out.jsonl")  # what came before is there
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_frames_at_hand_finish(tmp_path, model, number):
+    class Interrupting(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 5:
+                os.kill(os.getpid(), number)
+            return super().infer(images)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    engine = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        stream_lines(tmp_path, model, write_video(tmp_path / "a.mp4", 200), engine=engine)
+    assert [line["frame"] for line in lines_of(tmp_path / "out.jsonl")] == list(range(len(engine.calls)))
+    assert len(engine.calls) < 10
+    assert engine.closed
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+class Reloading(BrightEngine):
+    """Sends SIGHUP with its sixth call."""
+
+    def infer(self, images):
+        if len(self.calls) == 5:
+            os.kill(os.getpid(), signal.SIGHUP)
+        return super().infer(images)
+
+
+def reload_with(tmp_path, model, **changes):
+    video, path = write_video(tmp_path / "a.mp4", 20), tmp_path / "out.jsonl"
+    engine = Reloading()
+
+    def options(**changes):
+        return StreamOptions((str(video),), model=model, engine=engine, outputs=OutputOptions(jsonl=path, window=False), **changes)
+
+    stream(options(), lambda: options(**changes))
+    return lines_of(path), engine
+
+
+def test_a_new_filter_is_followed_without_a_gap(tmp_path, model):
+    lines, engine = reload_with(tmp_path, model, filter=DetectionFilter(0.5, only=("small",)))
+    assert [line["frame"] for line in lines] == list(range(20))
+    found = [len(line["detections"]) for line in lines]
+    assert found[:4] == [1] * 4
+    assert found[8:] == [0] * 12
+    assert len(engine.calls) == 20
+
+
+def test_other_changes_open_everything_anew(tmp_path, model):
+    lines, _ = reload_with(tmp_path, model, frames=3)
+    assert [line["frame"] for line in lines] == [0, 1, 2]  # of the stream with the new options, which has begun its file anew
+
+
+def test_a_wrong_configuration_changes_nothing(tmp_path, model, capsys):
+    video, path = write_video(tmp_path / "a.mp4", 20), tmp_path / "out.jsonl"
+
+    def broken():
+        raise UserInputError("stream.toml must be TOML")
+
+    stream(StreamOptions((str(video),), model=model, engine=Reloading(), outputs=OutputOptions(jsonl=path, window=False)), broken)
+    assert len(lines_of(path)) == 20
+    assert "the configuration is not read again: stream.toml must be TOML" in capsys.readouterr().err
+
+
+def test_outputs_are_checked_before_anything_is_opened(tmp_path, model):
+    video = write_video(tmp_path / "a.mp4", 2)
+    content = video.read_bytes()
+    for options, message in [
+        ({"video": video}, "--video must not be what --camera reads"),
+        ({"jsonl": video}, "--jsonl must not be what --camera reads"),
+        ({"video": tmp_path / "b.mp4", "jsonl": tmp_path / "b.mp4"}, "must be two files"),
+        ({"video": tmp_path / "none" / "b.mp4"}, "--video must be in a folder that exists"),
+        ({"video": tmp_path / "b.avi"}, r"--video must end in \.mp4"),
+        ({"snapshots": video}, "--snapshots must name a folder"),
+    ]:
+        engine = BrightEngine()
+        with pytest.raises(UserInputError, match=message):
+            stream(StreamOptions((f"front={video}",), model=model, engine=engine, outputs=OutputOptions(window=False, **options)))
+        assert engine.calls == []
+    assert video.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "model"]
+
+
+def test_a_stream_that_fails_before_its_first_frame_leaves_an_old_output_alone(tmp_path, model):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"broken")
+    (tmp_path / "out.jsonl").write_text("old\n")
+    with pytest.raises(CameraError, match=r"a\.png must be an image"):
+        stream_lines(tmp_path, model, tmp_path / "images")
+    assert (tmp_path / "out.jsonl").read_text() == "old\n"
+
+
+def test_no_display_is_said_only_where_nothing_else_shows_the_frames(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    camera = (str(write_video(tmp_path / "a.mp4", 2)),)
+    stream(StreamOptions(camera, model=model, engine=BrightEngine()))
+    assert "no display: " in capsys.readouterr().err
+    stream(StreamOptions(camera, model=model, engine=BrightEngine(), outputs=OutputOptions(jsonl=tmp_path / "out.jsonl")))
+    assert "no display: " not in capsys.readouterr().err
+
+
+def test_the_summary_counts_and_times(tmp_path, model, capsys):
+    video = write_video(tmp_path / "a.mov", 10, codec="png")
+    data = bytearray(video.read_bytes())
+    at = data.index(b"\x89PNG")
+    data[at : at + 8] = b"\0" * 8
+    video.write_bytes(data)
+    lines, _ = stream_lines(tmp_path, model, video)
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == f"{video}: header promised 10 frames, 9 decoded, 1 broken packets skipped"
+    assert output[1].startswith(f"{len(lines)} frames in ")
+    assert output[1].endswith(" frames/s, 0 dropped, 1 failed")
+    stages = {row[:12].strip(): [float(value) for value in row[12:].split()] for row in output[3:-1]}
+    assert list(stages) == ["wait", "letterbox", "network", "nms", "boxes", "analysis", "latency", "age jsonl"]
+    assert output[-1] == f"wrote {tmp_path / 'out.jsonl'}"
