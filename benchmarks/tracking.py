@@ -1,6 +1,6 @@
-"""Measure our tracker against ByteTrack of the `trackers` package: processor time a frame and how well ids stay, on crowds with known identities.
+"""Measure our tracker against ByteTrack of the `trackers` package: processor time of a frame, and how well ids stay.
 
-All take their turns on the same scenes in one run. Things are of one class, as theirs does not tell classes apart. It needs an
+All take their turns on the same generated crowds in one run. Things are of one class, as theirs does not tell classes apart. It needs an
 environment of its own, as that package brings an OpenCV of its own:
 
     python -m venv /tmp/trackers && /tmp/trackers/bin/pip install -e . trackers && /tmp/trackers/bin/python benchmarks/tracking.py
@@ -260,8 +260,8 @@ def print_rows(rows: Sequence[dict[str, object]]) -> None:
     print(f"{rows[0]['objects']} objects, {rows[0]['condition']}")
     for row in rows:
         print(
-            f"  {row['tracker']:<24}{row['cpu_ms_p50']:>8} ms (p95 {row['cpu_ms_p95']}), {row['times_faster']} times as fast; IDF1 {row['idf1']}, "
-            f"{row['id_switches']} switches, {row['tracks']} ids for {row['things']} things"
+            f"  {row['tracker']:<24}{row['cpu_ms_p50']:>8} ms (p95 {row['cpu_ms_p95']}), {row['times_faster']} times as fast; "
+            f"IDF1 {row['idf1']}, {row['id_switches']} switches, {row['tracks']} ids for {row['things']} things"
         )
 
 

@@ -31,6 +31,7 @@ from retinanet_edge.runtime.model_folder import (
     write_atomically,
     write_card,
 )  # fmt: skip
+from retinanet_edge.runtime.quantization_plan import LEARNED_RANGES_FILE
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> 
         needed = "" if verdict.passed or verdict.forced else ", so --force is needed"
         words = f"{INT8_FILE}, which is reused: {verdict_words(verdict)}{needed}"
     elif int8 is not None:
+        learned = int8.learned and (folder / LEARNED_RANGES_FILE).is_file()
+        ranges = "take the learned ranges" if learned else f"calibrate on at most {int8.images} images ({int8.method})"
         words = (
-            f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would calibrate on at most {int8.images} images "
-            f"({int8.method}) and measure AP{', perhaps with layers kept out of INT8' if int8.search else ''}"
+            f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would {ranges} and measure AP"
+            f"{', perhaps with layers kept out of INT8' if int8.search else ''}"
         )
     portable = load_graph(source, card)
     plan = make_plan(folder, card, portable, options, this_build_machine())

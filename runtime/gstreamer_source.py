@@ -67,6 +67,9 @@ class GStreamerSource:
                 given, image = capture.read()
                 if not given:
                     raise CameraError(f"{self.name} has ended", CameraFault.LOST)
+                if image.ndim != 3 or image.shape[2] != 3:
+                    message = f"{self.name} must give BGR images: put videoconvert ! video/x-raw,format=BGR before its appsink"
+                    raise CameraError(message, CameraFault.NOT_DECODABLE)
                 yield SourceImage(image)
         finally:
             capture.release()

@@ -97,12 +97,10 @@ class _H264Writer:
     def close(self) -> None:
         """Write what the encoder holds and end the file."""
         if not self._closed:
-            self._closed = True
             with self._said():
-                try:
-                    self._mux(None)
-                finally:
-                    self._container.close()
+                self._mux(None)
+                self._container.close()
+            self._closed = True
 
     def _ticks(self, timestamp_s: float) -> int:
         """Return the time as it stands in the file: it grows, whatever a broken recording says."""
@@ -130,12 +128,11 @@ class _H264Writer:
         try:
             yield
         except failures as error:
-            if not self._closed:
-                self._closed = True
-                with suppress(*failures):
-                    self._container.close()
-                with suppress(OSError):
-                    os.truncate(self._path, self._whole_bytes)
+            self._closed = True
+            with suppress(*failures):
+                self._container.close()
+            with suppress(OSError):
+                os.truncate(self._path, self._whole_bytes)
             raise cannot_write(self._path, error) from None
 
 

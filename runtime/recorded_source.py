@@ -24,7 +24,7 @@ class VideoSource:
 
     def __init__(self, path: str, options: SourceOptions) -> None:
         self.name, self.fps = redacted(path), DEFAULT_FPS
-        self._path, self._options = path, options
+        self._path, self._options = str(Path(path).absolute()), options  # FFmpeg takes a:b.mp4 for an address
 
     def images(self) -> SourceImages:
         """Yield every image. Raises CameraError where the file is no video, or ends before it says."""

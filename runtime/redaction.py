@@ -7,19 +7,18 @@ Every delimiter is also known percent-encoded, however often, as in an address t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _HIDDEN = "***"
-_AT, _COLON, _SLASH, _EQUALS = "(?:@|%(?:25)*40)", "(?::|%(?:25)*3a)", "(?:/|%(?:25)*2f)", r"(?:\s*=\s*|%(?:25)*3d)"
-_BEGIN = rf"{_COLON}{_SLASH}{{2}}"
-
+_COLON, _SLASH = "(?::|%(?:25)*3a)", "(?:/|%(?:25)*2f)"
+_BEGIN, _COLONS, _SLASHES = (re.compile(pattern, re.IGNORECASE) for pattern in (rf"{_COLON}{_SLASH}{{2}}", _COLON, _SLASH))
+_AT = re.compile("@|%(?:25)*40")
 # In quotes, as of GStreamer's location="rtsp://user:a password@host", blanks belong to the password.
-_QUOTED_USER = re.compile(rf"""((?P<quote>["'])[a-z0-9+.-]+{_BEGIN})(?:(?!(?P=quote)).)*{_AT}""", re.IGNORECASE)
-# Up to the last @ of the word: passwords hold @ and /. A path with @ (as https://host/@user) is left, unless a colon comes before it.
-_USER = re.compile(rf"({_BEGIN})(?:\S*{_COLON}\S*{_AT}|[^\s/]*{_AT})", re.IGNORECASE)
+_QUOTED = re.compile(rf"""(?P<quote>["'])(?=[\w+.-]{{1,20}}{_COLON}{_SLASH}{{2}})(?:(?!(?P=quote)).)*""", re.IGNORECASE | re.DOTALL)
 _PARAMETER = re.compile(
-    rf"""((?:pass|pwd|psw|token|key|secret|auth|sig|cred|user-pw)[\w.-]*{_EQUALS})"""
-    r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s&]*?(?=["']?(?:[\s&]|$)))""",
-    re.IGNORECASE,
+    r"(?:pass|pwd|psw|token|key|secret|auth|sig|cred|user-pw)[\w.-]{0,40}(?:\s{0,9}=\s{0,9}|%(?:25)*3d)"
+    r"""(?P<value>"(?:\\.|[^"\\])*(?:"|\\?\Z)|'(?:\\.|[^'\\])*(?:'|\\?\Z)|[^\s&]*?(?=["']?(?:[\s&]|\Z)))""",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -28,6 +27,24 @@ def redacted(text: str) -> str:
 
     These are parameters whose name holds pass, pwd, token, key, secret, auth, sig or cred, of URLs or of GStreamer's elements.
     """
-    text = _QUOTED_USER.sub(r"\1", text)
-    text = _USER.sub(r"\1", text)
-    return _PARAMETER.sub(rf"\1{_HIDDEN}", text)
+    spans = [(begin, end, "") for begin, end in _users(text)]
+    spans += [(*match.span("value"), _HIDDEN) for match in _PARAMETER.finditer(text)]
+    kept, at = [], 0
+    for begin, end, instead in sorted(spans):  # they overlap where a parameter holds @, or a password an equals sign
+        kept += [text[at:begin], instead]
+        at = max(at, end)
+    return "".join([*kept, text[at:]])
+
+
+def _users(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where users and passwords stand: between :// and the last @ of the word, since passwords hold @, / and ://."""
+    for word in [*re.finditer(r"\S+", text), *_QUOTED.finditer(text)]:
+        begin = _BEGIN.search(text, *word.span())
+        if begin is None:
+            continue
+        ends = [at.end() for at in _AT.finditer(text, begin.end(), word.end())]
+        # Without a colon there is no password, and what follows a slash is a path, as of https://host/@user.
+        if ends and not _COLONS.search(text, begin.end(), ends[-1]) and (slash := _SLASHES.search(text, begin.end())):
+            ends = [end for end in ends if end <= slash.start()]
+        if ends:
+            yield begin.end(), ends[-1]

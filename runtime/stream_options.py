@@ -15,6 +15,7 @@ from retinanet_edge.runtime.engine import Engine
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 from retinanet_edge.runtime.regions import Line, Zone, parse_lines, parse_zones
+from retinanet_edge.runtime.source_address import NamedSource
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """What to stream. cameras: see source_address.parse_source. frames: None for all. lines, zones: see regions."""
+    """What to stream. cameras: as parse_source takes them, or sources of one's own. frames: None for all. lines, zones: see regions."""
 
-    cameras: tuple[str, ...] = ("0",)
+    cameras: tuple[str | NamedSource, ...] = ("0",)
     source: SourceOptions = field(default_factory=SourceOptions)
     limits: RestartLimits = field(default_factory=RestartLimits)
     wait_for_cameras: bool = False

@@ -31,12 +31,14 @@ from retinanet_edge.runtime.stream_report import StreamReport
 from retinanet_edge.runtime.stream_sinks import StreamSinks, check_outputs
 from retinanet_edge.runtime.stream_status import StreamStatus
 from retinanet_edge.runtime.supervised_camera import SupervisedCamera
+from retinanet_edge.runtime.tracker import DEFAULT_LOST_S
 
 _LOG = logging.getLogger("retinanet_edge.stream")
 _CAMERA_LOG = logging.getLogger("retinanet_edge.camera")
 _DEMO = "demo"
 _DEMO_FRAMES = 300  # the demo's scenes have no end of their own
 _FIRST_CHECK_S = 0.05
+_LOST_FRAMES = 5  # after so many frames without it a thing has gone, with slow cameras, whose tracks would end between any two
 
 
 def stream(
@@ -102,6 +104,7 @@ class _Running:
             camera.name: Analysis(
                 detector.classes, least_threshold, options.filter,
                 tracking=options.track, lines=options.lines, zones=options.zones, camera=camera.name,
+                lost_s=max(DEFAULT_LOST_S, _LOST_FRAMES / camera.fps),
             )
             for camera in cameras
         }  # fmt: skip
@@ -205,7 +208,7 @@ class _Signals:
 
 
 def _named_sources(options: StreamOptions) -> list[NamedSource]:
-    named = [parse_source(text, options.source) for text in options.cameras]
+    named = [parse_source(camera, options.source) if isinstance(camera, str) else camera for camera in options.cameras]
     names = [one.name for one in named]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserInputError(f"every --camera must have a name of its own, got {twice[0]} twice: write --camera NAME=SOURCE")
@@ -250,12 +253,12 @@ def _batch(engine: str | Engine, card: ModelCard, cameras: int) -> int:
 
 
 def _raise_failure(cameras: list[SupervisedCamera], runners: list[SinkRunner]) -> None:
-    """Raise what a supervisor has to know: a camera given up, results that could not be written."""
+    """Raise what a supervisor or a script has to know: a camera given up, results of a recording that could not be written."""
     for camera in cameras:
         if camera.error is not None:
             raise camera.error
-    for runner in runners:
-        if (lost := runner.status.failed) and runner.status.message:
-            raise RetinaNetEdgeError(f"{runner.status.name}: {lost} frames could not be written: {runner.status.message}")
-
-
+    if any(camera.live for camera in cameras):
+        return  # its results are for the moment, and what became of them has been counted
+    for status in (runner.status for runner in runners):
+        if status.failed and status.message:
+            raise RetinaNetEdgeError(f"{status.name}: {status.failed} frames could not be written: {status.message}")

@@ -30,11 +30,9 @@ def check_outputs(options: StreamOptions) -> None:
         if path is None:
             continue
         check_output(path, flag)
-        for camera in options.cameras:
-            source = Path(camera.partition("=")[2] if "=" in camera and not _exists(camera) else camera)
-            if path.exists() and _exists(str(source)) and path.samefile(source):
-                raise UserInputError(f"{flag} must not be what --camera reads, got {path}: name another file")
-        if other := written.setdefault(path.absolute(), flag) != flag and written[path.absolute()]:
+        if path.exists() and any(path.samefile(source) for source in _files_read(options)):
+            raise UserInputError(f"{flag} must not be what --camera reads, got {path}: name another file")
+        if (other := written.setdefault(path.absolute(), flag)) != flag:
             raise UserInputError(f"{other} and {flag} must be two files, got {path} for both")
     if outputs.snapshots:
         check_output_folder(outputs.snapshots, "--snapshots")
@@ -161,8 +159,13 @@ def _token(path: Path | None) -> str | None:
                              "run openssl rand -hex 24 > FILE to make one") from None  # fmt: skip
 
 
+def _files_read(options: StreamOptions) -> list[Path]:
+    texts = [camera for camera in options.cameras if isinstance(camera, str)]
+    return [Path(path) for text in texts for path in (text, text.partition("=")[2]) if _exists(path)]
+
+
 def _exists(text: str) -> bool:
     try:
-        return Path(text).exists()
+        return bool(text) and Path(text).exists()
     except (OSError, ValueError):
         return False

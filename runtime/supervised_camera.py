@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
 
 from retinanet_edge.runtime.backoff import Backoff
 from retinanet_edge.runtime.camera import CameraState, CameraStatus, RestartLimits, Source, SourceImage
@@ -23,15 +22,12 @@ from retinanet_edge.runtime.errors import CameraError, CameraFault
 from retinanet_edge.runtime.frame import Frame
 from retinanet_edge.runtime.frame_intake import FrameIntake
 from retinanet_edge.runtime.source_reader import SourceReader
+from retinanet_edge.runtime.supervisor_inbox import Stopped, SupervisorInbox
 
 _RELEASE_S = 2.0  # how long a reader may take to end before it counts as hanging
 _MOST_HANGING = 3  # readers; each holds a thread, a connection and its buffers
 _OVER = (CameraState.ENDED, CameraState.FAILED)
 _DEFAULT_LIMITS = RestartLimits()
-
-
-class _Stopped(Exception):  # noqa: N818, no error
-    """Somebody wants the camera to end."""
 
 
 class SupervisedCamera:
@@ -53,7 +49,7 @@ class SupervisedCamera:
         self._state = CameraState.CONNECTING
         self._reader: SourceReader | None = None
         self._hanging: list[SourceReader] = []
-        self._inbox: SimpleQueue[bool] = SimpleQueue()  # True: stop, False: look. A signal handler may write to this kind of queue
+        self._inbox = SupervisorInbox()
         self._supervisor = threading.Thread(target=self._supervise, name=f"camera {name}", daemon=True)
         self._supervisor.start()
 
@@ -95,7 +91,7 @@ class SupervisedCamera:
 
     def stop(self) -> None:
         """Let it end soon; what was captured can still be taken from a recording. May be called from a signal handler."""
-        self._inbox.put(True)
+        self._inbox.stop()
 
     def close(self) -> None:
         """Release what is held, in bounded time even where a driver hangs; may be called twice."""
@@ -107,7 +103,7 @@ class SupervisedCamera:
         over = CameraState.FAILED  # also where a mistake in here ends the thread
         try:
             over = self._run()
-        except _Stopped:
+        except Stopped:
             over = CameraState.ENDED
         finally:
             self._intake.mailbox.close()
@@ -131,7 +127,7 @@ class SupervisedCamera:
                 self.last_failure = CameraError(f"{failure.error}; gave up after {self._limits.restarts} restarts", failure.error.fault)
                 return CameraState.FAILED
             self._change(CameraState.BACKOFF, str(failure.error), f"; next try in {wait_s:.1f} s")
-            self._wait(wait_s)
+            self._inbox.pause(wait_s)
             self._change(CameraState.CONNECTING)
 
     def _end(self, over: CameraState) -> None:
@@ -149,10 +145,10 @@ class SupervisedCamera:
             text = f"camera {self.name} hangs: {_MOST_HANGING} connections have not come back from its driver: restart this program"
             return CameraFailure(CameraError(text, CameraFault.TIMEOUT), lasting=True)
         deliver = partial(self._deliver, self._intake.begin())
-        reader = self._reader = SourceReader(f"camera {self.name} reader", self._source, deliver, partial(self._inbox.put, False))
+        reader = self._reader = SourceReader(f"camera {self.name} reader", self._source, deliver, self._inbox.wake)
         staleness = self._intake.staleness
         while True:
-            self._sleep(staleness.patience_s(time.perf_counter()) if self.live else None)
+            self._inbox.sleep(staleness.patience_s(time.perf_counter()) if self.live else None)
             if staleness.began and self._state is CameraState.CONNECTING:
                 self.last_failure = None
                 self._change(CameraState.RUNNING)
@@ -174,7 +170,7 @@ class SupervisedCamera:
     def _deliver(self, connection: int, given: SourceImage) -> None:
         """Take an image, on the reader's thread."""
         if self._intake.add(connection, given):
-            self._inbox.put(False)
+            self._inbox.wake()
         self._frame_ready.set()
 
     def _release(self) -> None:
@@ -183,20 +179,6 @@ class SupervisedCamera:
         reader, self._reader = self._reader, None
         if reader is not None and not reader.dismiss(min(_RELEASE_S, self._limits.stale_s)):
             self._hanging.append(reader)
-
-    def _sleep(self, timeout_s: float | None) -> None:
-        """Wait until something may have changed. Raises _Stopped."""
-        try:
-            stop = self._inbox.get(timeout=timeout_s)
-        except Empty:
-            return
-        if stop:
-            raise _Stopped
-
-    def _wait(self, seconds: float) -> None:
-        end_s = time.perf_counter() + seconds
-        while (left_s := end_s - time.perf_counter()) > 0:
-            self._sleep(left_s)
 
     def _change(self, state: CameraState, reason: str = "", detail: str = "") -> None:
         old, self._state = self._state, state

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retinanet_edge.runtime.camera import Camera
+from retinanet_edge.runtime.camera import DEFAULT_FPS, Camera
 from retinanet_edge.runtime.letterbox import Letterbox
 from retinanet_edge.runtime.mp4_writer import VideoWriter, open_video
 from retinanet_edge.runtime.output_paths import cannot_write, plain_name
 from retinanet_edge.runtime.rotation import KEEP_ALL, Keep, finished_files, prune, stamped_path
 from retinanet_edge.runtime.sink import FrameResult, SinkError
 
+_HIGHEST_FPS = 1000.0  # drivers that do not know it say -1 or 90000
 _RETRY_S = 5.0  # a full disk is not asked again at every frame,
 _LEAST_FREE = 1 << 20  # nor for less than a second's bytes, which the encoder would take and then lose
 
@@ -62,7 +63,7 @@ class _Recording:
         self._writer: VideoWriter | None = None
         self._file: Path | None = None  # the one being written
         self._size, self._start_s = (0, 0), 0.0
-        self._begun = False
+        self._kept = False  # what is at the path already is ours
         self._trouble, self._retry_at = "", 0.0
 
     def write(self, result: FrameResult) -> None:
@@ -98,28 +99,29 @@ class _Recording:
             if self._trouble and shutil.disk_usage(self._path.parent).free < _LEAST_FREE:
                 raise SinkError(self._trouble)
             file = self._path
-            if self._segment_s is not None or self._begun:
+            if self._segment_s is not None or self._kept:
                 prune(finished_files(self._path), self._keep)
                 file = stamped_path(self._path, result.frame.unix_s or time.time())
         except OSError as error:
             raise cannot_write(self._path, error) from None
-        self._size, self._start_s = _even(result.drawn), result.frame.timestamp_s
-        self._begun, self._file = True, file
-        return open_video(file, self._size, self._camera.fps)
+        self._file, self._size, self._start_s = file, _even(result.drawn), result.frame.timestamp_s
+        fps = self._camera.fps
+        return open_video(file, self._size, fps if 0 < fps <= _HIGHEST_FPS else DEFAULT_FPS)
 
     def _give_up(self, trouble: str) -> None:
         """Leave the file, if it can be played, and wait a while before the next one."""
         self._trouble, self._retry_at = trouble, time.monotonic() + _RETRY_S
-        playable = self._writer is not None and self._writer.playable
-        file, self._file, self._writer = self._file, None, None
-        if not playable and file is not None and file.is_file():
+        file, writer, self._file, self._writer = self._file, self._writer, None, None
+        if writer is not None and writer.playable:
+            self._kept = True
+        elif file is not None and file.is_file():
             with suppress(OSError):
                 file.unlink()
 
     def _finish(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer = self._file = None
+            self._writer, self._file, self._kept = None, None, True
 
 
 def _even(image: NDArray[np.uint8]) -> tuple[int, int]:

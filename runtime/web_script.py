@@ -24,12 +24,12 @@ function makeSvg(tag, attributes, text = "") {
 const count = (number) => number >= 1e6 ? (number / 1e6).toFixed(number >= 1e7 ? 1 : 2) + " M"
   : number.toLocaleString("en").replaceAll(",", "\u2009");
 const milliseconds = (value) => value === null ? "\u2013" : value >= 1e4 ? (value / 1e3).toFixed(0) + " s"
-  : value.toFixed(value < 10 ? 1 : 0) + " ms";
+  : value === 0 ? "0" : value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0) + " ms";
 function duration(seconds) {
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].filter(([size]) => seconds >= size);
   const [[size, unit] = [1, "s"], smaller] = parts;
-  const rest = smaller && size >= 60 ? " " + Math.floor(seconds % size / smaller[0]) + " " + smaller[1] : "";
-  return Math.floor(seconds / size) + " " + unit + rest;
+  const rest = smaller && size >= 60 ? Math.floor(seconds % size / smaller[0]) : 0;
+  return Math.floor(seconds / size) + " " + unit + (rest ? " " + rest + " " + smaller[1] : "");
 }
 const pill = (text, kind) => make("span", {className: "pill " + kind, textContent: text});
 const kindOf = (state) => state === "running" || state === "ok" ? "good" : state === "failed" || state === "stalled" ? "bad" : "";
@@ -71,8 +71,8 @@ function showTiles(status) {
   const found = Object.values(status.detections).reduce((sum, number) => sum + number, 0);
   byId("tiles").replaceChildren(...[
     [status.rate === null ? "\u2013" : status.rate.toFixed(1), "frames/s"],
-    [milliseconds(status.recent_latency_ms.p50), "median latency"],
-    [duration(status.seconds), "uptime"],
+    [milliseconds(status.recent_latency_ms.p50), "latency p50"],
+    [duration(status.seconds).split(" ").slice(0, status.seconds < 86400 ? 2 : 4).join(" "), "uptime"],
     [count(status.inferred), "inferred"],
     [count(dropped), "dropped"],
     [count(found), "detections"],

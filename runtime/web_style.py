@@ -19,7 +19,7 @@ p { margin: 0; }
 .columns > div { display: grid; gap: 14px; min-width: 0; }
 section { padding: 14px 16px; background: var(--card); border: 1px solid var(--line); border-radius: 12px; min-width: 0; }
 .live { padding: 0; overflow: hidden; }
-.screen { position: relative; background: #000; aspect-ratio: 16 / 9; max-height: 66vh; }
+.screen { position: relative; width: 100%; background: #000; aspect-ratio: 16 / 9; max-height: 66vh; }
 .screen canvas { display: block; width: 100%; height: 100%; object-fit: contain; }
 .screen p { position: absolute; inset: auto 0 0 0; padding: 8px 14px; background: rgb(0 0 0 / 72%); color: #fff; overflow-wrap: anywhere; }
 .screen.still canvas { opacity: .45; }

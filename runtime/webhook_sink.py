@@ -57,7 +57,7 @@ class WebhookSink:
             if not trouble:
                 return
             if not (passing and left) or time.monotonic() + wait_s > last:
-                raise SinkError(f"webhook at {self._host}: {trouble}")
+                raise SinkError(f"receiver at {self._host}: {trouble}")
             time.sleep(wait_s * random.uniform(0.5, 1))
             wait_s *= 2
 

@@ -48,7 +48,9 @@ def test_each_command_takes_what_the_former_one_left(finished_project: Project) 
     assert latest.is_symlink()
     assert re.fullmatch(r"squares-\d{8}-\d{6}", finished_project.model.name)
     made = {path.name for path in finished_project.model.iterdir() if not path.name.startswith(".")}
-    assert made == {"card.json", "weights.safetensors", "last.safetensors", "model.onnx", "model.int8.onnx", "report", "events"}
+    assert made == {
+        "card.json", "weights.safetensors", "last.safetensors", "model.onnx", "model.int8.onnx", "quantization.json", "report", "events"
+    }  # fmt: skip
     said = finished_project.said
     assert "run python export/export_onnx.py" in said["training/train.py"]
     assert "run python export/build_engine.py --int8" in said["export/export_onnx.py"]

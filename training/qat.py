@@ -25,11 +25,13 @@ from retinanet_edge.training.options import TrainingOptions
 
 _EPOCHS = 3
 _RATE = 0.1  # of the training's
-# Settings of the model, which fine-tuning takes as it is, by the flags that set them.
+# Settings of the model, which fine-tuning takes as it is, and the flags that set them.
 _OF_THE_MODEL = {
-    "backbone", "weights", "new_classes", "input_height", "input_width", "fpn_channels", "head_channels", "head_depth", "norm",
-    "anchor_size", "anchor_scales", "anchor_ratios", "profile", "freeze_norms", "sync_norm", "score_threshold", "max_detections",
-    "nms_iou", "top_k",
+    "input_height": "--input", "input_width": "--input",
+    **{name: f"--{name.replace('_', '-')}" for name in (
+        "backbone", "weights", "new_classes", "fpn_channels", "head_channels", "head_depth", "norm", "anchor_size", "anchor_scales",
+        "anchor_ratios", "profile", "freeze_norms", "sync_norm", "score_threshold", "max_detections", "nms_iou", "top_k",
+    )},
 }  # fmt: skip
 
 
@@ -66,9 +68,9 @@ def read_fine_tuning(model: Path, data: Path | None, given: Mapping[str, Any]) -
 
     Raises UserInputError for settings that are the model's, ModelFolderError where the folder lacks what is needed.
     """
-    fixed = sorted(_OF_THE_MODEL & set(given))
+    fixed = sorted({_OF_THE_MODEL[name] for name in _OF_THE_MODEL.keys() & given.keys()})
     if fixed:
-        raise UserInputError(f"--qat takes the network of {model} as it is, got other {', '.join(fixed)}: leave such flags out")
+        raise UserInputError(f"--qat takes the network of {model} as it is, got {', '.join(fixed)}: leave such flags out")
     source = find_model_folder(model)
     card = read_card(source)
     plan = _read_plan(source, card)

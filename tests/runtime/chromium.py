@@ -94,11 +94,14 @@ class Tab:
         return done["result"].get("value")
 
     async def until(self, script, seconds=60):
-        """Wait until script is true in the page."""
+        """Wait until script is true in the page; it may fail as long as the page is not there."""
         deadline = time.monotonic() + seconds
-        while not await self.evaluate(script):
-            assert time.monotonic() < deadline, f"not within {seconds} s: {script}"
+        while time.monotonic() < deadline:
+            with contextlib.suppress(AssertionError):
+                if await self.evaluate(script):
+                    return
             await asyncio.sleep(0.1)
+        raise AssertionError(f"not within {seconds} s: {script}")
 
     async def screenshot(self, path, *, whole=False):
         """Write a picture of the window, or of the whole page, as PNG."""

@@ -17,16 +17,15 @@ class CuttingProxy:
         self.port = self._listener.getsockname()[1]
         self._flows = threading.Event()
         self._flows.set()
-        self._damages = self._cuts = False
+        self._damages, self._left = False, None  # chunks from the server until the cut, None: for ever
         self._random = random.Random(1)
         self._sockets = []
-        self.damaged = self.connections = 0
-        self._closed = False
+        self.damaged = self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self):
-        """End every connection in the middle of what it is sending next."""
-        self._cuts = True
+    def cut(self, after=0):
+        """End the connection after so many chunks from the server, in the middle of the next one."""
+        self._left = after
 
     def stall(self):
         """Let nothing pass, on connections that stay open and on new ones, until `resume`."""
@@ -43,7 +42,6 @@ class CuttingProxy:
 
     def close(self):
         """End all that is open."""
-        self._closed = True
         self._flows.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -68,7 +66,6 @@ class CuttingProxy:
             except OSError:
                 client.close()
                 continue
-            self.connections += 1
             self._sockets += [client, server]
             for source, sink, alter in ((client, server, bytes), (server, client, self._altered)):
                 threading.Thread(target=self._pump, args=(source, sink, alter), daemon=True).start()
@@ -77,21 +74,25 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 self._flows.wait()
-                sink.sendall(alter(data))
-                if self._cuts and source is not None and alter is not bytes:
-                    self._cuts = False
+                altered = alter(data)
+                sink.sendall(altered)
+                if len(altered) < len(data):
                     break
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
     def _altered(self, data):
-        """What becomes of bytes from the server: the beginning of them before a cut, all with one changed while it damages."""
-        if self._cuts:
-            return data[: max(1, len(data) // 2)]
+        """What becomes of a chunk from the server: less of it where the cut is due, one byte of it changed while it damages."""
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                self._left = None
+                self.cuts += 1
+                return data[: len(data) // 2]
         if self._damages and data[:5] != b"RTSP/":  # what is said at the beginning of a connection passes
             self.damaged += 1
             changed = bytearray(data)
-            changed[self._random.randrange(len(data) // 2, len(data))] ^= 0xFF  # video rather than the length of its packet
+            changed[self._random.randrange(len(data) // 2, len(data))] ^= 0xFF  # of video, rather than the length of its packet
             return bytes(changed)
         return data

@@ -11,8 +11,16 @@ from pathlib import Path
 
 PYTHON = "/usr/bin/python3"
 PATH = "/camera"
-_IMPORTS = "import gi; gi.require_version('Gst', '1.0'); gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer"
-_CHECK = f"{_IMPORTS}; Gst.init(None); assert Gst.ElementFactory.find('x264enc') and Gst.ElementFactory.find('rtph264pay')"
+_CHECK = """
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import Gst, GstRtspServer
+Gst.init(None)
+for name in ("videotestsrc", "x264enc", "rtph264pay"):
+    assert Gst.ElementFactory.find(name), f"no {name}"
+"""
+_PACKAGES = "python3-gi, gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-base, -good, -ugly"
 
 
 def missing_parts():
@@ -20,9 +28,7 @@ def missing_parts():
     if not Path(PYTHON).is_file():
         return f"an RTSP server needs {PYTHON}"
     checked = subprocess.run([PYTHON, "-c", _CHECK], capture_output=True, text=True, timeout=60, check=False)
-    if checked.returncode == 0:
-        return None
-    return f"an RTSP server needs python3-gi, gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-base, -good, -ugly: {checked.stderr.splitlines()[-1]}"
+    return f"an RTSP server needs {_PACKAGES}: {checked.stderr.splitlines()[-1]}" if checked.returncode else None
 
 
 class RtspServer:

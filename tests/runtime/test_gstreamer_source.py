@@ -54,8 +54,8 @@ class TestTexts:
 
 
 class Capture:
-    def __init__(self, opens, images):
-        self.opens, self.images, self.released = opens, images, False
+    def __init__(self, opens, images, shape=(4, 6, 3)):
+        self.opens, self.images, self.shape, self.released = opens, images, shape, False
 
     def isOpened(self):  # noqa: N802 - OpenCV's name
         return self.opens
@@ -65,7 +65,7 @@ class Capture:
 
     def read(self):
         self.images -= 1
-        return (True, np.zeros((4, 6, 3), np.uint8)) if self.images >= 0 else (False, None)
+        return (True, np.zeros(self.shape, np.uint8)) if self.images >= 0 else (False, None)
 
     def release(self):
         self.released = True
@@ -98,6 +98,12 @@ class TestInOpenCV:
         captures = opened(Capture(True, 1))
         next(GStreamerSource("videotestsrc ! appsink", "x").images())
         assert captures == [("videotestsrc ! appsink", cv2.CAP_GSTREAMER)]
+
+    def test_a_sink_that_gives_other_than_bgr_is_told_how(self, opened):
+        opened(capture := Capture(True, 1, shape=(6, 6)))  # NV12 of 4 rows
+        with pytest.raises(CameraError, match="must give BGR images: put videoconvert") as caught:
+            next(GStreamerSource("videotestsrc ! appsink", "x").images())
+        assert (caught.value.fault, capture.released) == (CameraFault.NOT_DECODABLE, True)
 
     def test_one_that_does_not_start(self, opened):
         opened(capture := Capture(False, 0))

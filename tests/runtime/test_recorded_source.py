@@ -66,6 +66,11 @@ class TestVideo:
         images, _, _ = collect(write_video(tmp_path / "a.mp4", 5, times_ms=[0, 40, 80, 1000, 1040]))
         assert [image.timestamp_s for image in images] == pytest.approx([0, 0.04, 0.08, 1.0, 1.04], abs=1e-3)
 
+    def test_a_name_like_an_address_is_a_file(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_video(tmp_path / "12:30.mp4", 3)
+        assert len(collect("12:30.mp4")[0]) == 3
+
     def test_each_call_begins_anew(self, tmp_path):
         source = VideoSource(str(write_video(tmp_path / "a.mp4", 5)), SourceOptions())
         one, other = source.images(), source.images()

@@ -21,6 +21,8 @@ NAMES = st.sampled_from(
 @pytest.mark.parametrize(("text", "expected"), [
     ("rtsp://user:secret@cam:554/a?b=1", "rtsp://cam:554/a?b=1"),
     ("rtsp://user@cam/", "rtsp://cam/"),
+    ("http://user@host/@someone", "http://host/@someone"),
+    ("rtsp://u:pass=a@cam/1", "rtsp://***"),  # a password like a parameter
     ("rtsp://user:a@b/c:d@cam/1", "rtsp://cam/1"),
     ("two: rtsp://u:p@one/ and http://u:p@two/", "two: rtsp://one/ and http://two/"),
     ("http://cam/v?user=me&password=secret&x=1", "http://cam/v?user=me&password=***&x=1"),
@@ -68,10 +70,17 @@ def test_no_credential_among_the_parameters_is_ever_left(password, name, before)
     text = redacted(f"{before}http://cam/video?a=1&{name}={quote(password, safe='')}&b=2")
     assert "QX" not in text
     assert "XQ" not in text
-    assert text.endswith(f"{name}=***&b=2")
+    assert text.endswith("***&b=2")
 
 
 @given(VISIBLE, NAMES, AROUND)
 def test_twice_is_as_once(password, name, before):
     once = redacted(f"{before}http://u:{password}@cam/video?{name}={password}&b=2")
     assert redacted(once) == once
+
+
+@pytest.mark.parametrize("piece", ["a", "a:", '="', "pass", "://", 'pass="', "'a://", "@", "pass%25", "%25", "/@", " =", "\\"])
+def test_long_texts_take_no_longer_than_they_are(piece):
+    """Of 100,000 pieces, none of which may be paired with each other one: that would take hours."""
+    text = "http://" + piece * 100_000
+    assert len(redacted(text)) <= len(text) + 3

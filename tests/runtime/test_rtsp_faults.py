@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.runtime.rtsp_server import PATH, RtspServer, missing_parts
 
 LONG_S = 60.0  # for what must happen
 LIMITS = RestartLimits(stale_s=8.0, first_wait_s=0.1, longest_wait_s=0.2, restarts=None)
-IMPATIENT = RestartLimits(stale_s=2.5, first_wait_s=0.1, longest_wait_s=0.2, restarts=None)  # FFmpeg needs nearly 2 s to connect
+IMPATIENT = RestartLimits(stale_s=4.0, first_wait_s=0.1, longest_wait_s=0.2, restarts=None)  # FFmpeg needs nearly 2 s to connect
 
 MISSING = missing_parts()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -81,7 +82,7 @@ def test_a_connection_cut_in_the_middle_of_a_frame(proxy):
         proxy.cut()
         wait_until(lambda: camera.status.reconnects == 1 and camera.status.state is CameraState.RUNNING)
         assert frames_more(camera).image.shape == (120, 160, 3)
-        assert proxy.connections >= 2
+        assert proxy.cuts == 1
 
 
 def test_a_network_that_is_away_for_a_while(proxy, caplog):
@@ -90,11 +91,11 @@ def test_a_network_that_is_away_for_a_while(proxy, caplog):
         frames_more(camera)
         proxy.stall()
         wait_until(lambda: camera.status.reconnects >= 1)
-        assert "camera gate: running -> stale: gave no image for 2.5 s" in caplog.text
-        assert camera.status.age_s >= 2.5
+        assert "camera gate: running -> stale: gave no image for 4 s" in caplog.text
+        assert camera.status.age_s >= 4
         proxy.resume()
         frames_more(camera)
-        assert camera.status.age_s < 2.5
+        assert camera.status.age_s < 4
         assert camera.error is None
 
 
@@ -102,11 +103,11 @@ def test_damaged_packets(proxy):
     with camera_at(proxy.port) as camera:
         frames_more(camera)
         proxy.damage()
-        damaged = proxy.damaged
-        wait_until(lambda: proxy.damaged > damaged + 20)
+        frames_more(camera, 30)
+        assert proxy.damaged > 20
         proxy.resume()
-        assert frames_more(camera, 30).image.shape == (120, 160, 3)
-        assert camera.error is None
+        assert frames_more(camera).image.shape == (120, 160, 3)
+        assert (camera.status.state, camera.error) == (CameraState.RUNNING, None)
 
 
 def test_a_wrong_password_is_told_and_never_shown(caplog, capfd):
@@ -134,14 +135,16 @@ def test_one_dead_camera_takes_nothing_from_the_other(server):
         assert (dead.last_failure.fault, dead.connected_once) == (CameraFault.REFUSED, False)
 
 
-def test_nothing_is_left_behind(server):
-    """Twenty connections cut off, at all stages; then as many threads as before."""
-    before = threading.active_count()
+def test_nothing_is_left_of_connections_cut_at_all_stages(server):
+    def held():
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    before = held()
     with CuttingProxy(server.port) as proxy, camera_at(proxy.port) as camera:
-        for _ in range(20):
-            connections = proxy.connections
-            wait_until(lambda known=connections: proxy.connections > known)
-            proxy.cut()
+        for chunks in (0, 1, 2, 3, 4, 5, 8) * 3:  # the server's four answers, then video
+            cuts = proxy.cuts
+            proxy.cut(after=chunks)
+            wait_until(lambda known=cuts: proxy.cuts > known)
         frames_more(camera)
-    wait_until(lambda: threading.active_count() <= before)
-    assert camera.status.state is CameraState.ENDED
+        assert camera.status.reconnects >= 21
+    wait_until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))

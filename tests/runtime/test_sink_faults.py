@@ -83,9 +83,10 @@ def test_a_disk_that_fills_and_is_emptied(tmp_path):
         indices = iter(range(100_000))
 
         def feed():
-            index = next(indices)
-            for runner in runners:
-                runner.put(result_of(index, found=two_found()))
+            for _ in range(20):
+                index = next(indices)
+                for runner in runners:
+                    runner.put(result_of(index, found=two_found()))
             return [runner.status for runner in runners]
 
         assert wait_until(lambda: all(status.failed > 50 for status in feed()[:2]))

@@ -1,6 +1,8 @@
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,6 +14,8 @@ from retinanet_edge.runtime.sink import SinkError
 from retinanet_edge.runtime.video_segments import VideoSink
 from tests.runtime.small_disk import small_disk
 from tests.runtime.stream_results import UNIX_S, camera_of, decoded, image_of, refused, result_of, written
+
+ROOT = Path(__file__).parents[2]
 
 
 def noisy_result(index):
@@ -81,7 +85,7 @@ class TestOneFile:
             "print('written', flush=True)\n"
             "time.sleep(60)\n"
         )
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout.readline() == "written\n"
             process.kill()
         assert process.returncode == -signal.SIGKILL
@@ -120,6 +124,12 @@ class TestSegments:
         written(sink_at(path, segment_seconds=600), frames)
         segments = [decoded(file) for file in finished_files(path)]
         assert [(len(segment), segment[0].height, segment[0].width) for segment in segments] == [(2, 48, 64), (1, 24, 32), (1, 24, 32)]
+
+    @pytest.mark.parametrize("fps", [-1.0, 0.0, 90_000.0, float("nan"), 0.2, 1000 / 1001])
+    def test_frame_rates_that_drivers_invent(self, tmp_path, fps):
+        path = tmp_path / "a.mp4"
+        written(sink_at(path, fps=fps), [result_of(index, timestamp_s=index / 10) for index in range(5)])
+        assert [frame.time for frame in decoded(path)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
 
     @pytest.mark.parametrize("keep", [Keep(files=2), Keep(size=1)])
     def test_the_newest_are_kept_besides_the_current_one(self, tmp_path, keep):
@@ -178,3 +188,16 @@ class TestFullDisk:
         sink._recordings["front"]._retry_at = 0.0  # five seconds later
         assert refused(sink, result_of(4)) is None
         sink.close()
+        assert [file.name for file in (tmp_path / "none").iterdir()] == ["a.mp4"]
+
+    def test_a_disk_that_is_full_at_the_end_keeps_what_is_whole(self, tmp_path):
+        """The last fragment, 10 KB at least, waits until the file is closed."""
+        with small_disk(tmp_path) as disk:
+            sink = sink_at(disk / "a.mp4", fps=10)
+            for index in range(39):
+                sink.write(noisy_result(index))
+            (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+            with pytest.raises(SinkError, match="No space left on device"):
+                sink.close()
+            sink.close()
+            assert 20 <= len(decoded(disk / "a.mp4")) <= 38  # all that can be decoded, without an error

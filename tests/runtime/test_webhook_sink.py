@@ -116,7 +116,7 @@ def test_tries_end_and_what_does_not_pass_is_not_tried_again(status, tries):
     with receiver() as server:
         server.status = [status] * 10
         sink = WebhookSink(url_of(server, "/secret/path"))
-        assert refused(sink, event_result()) == f"webhook at 127.0.0.1: answered {status}"
+        assert refused(sink, event_result()) == f"receiver at 127.0.0.1: answered {status}"
         assert len(server.seen) == tries
         server.status = []
         assert refused(sink, event_result()) is None
@@ -126,11 +126,11 @@ def test_a_receiver_that_hangs_or_drips_ends_in_time():
     with receiver() as server:
         sink = WebhookSink(url_of(server), timeout_s=0.2)
         server.hold = threading.Event()
-        assert refused(sink, event_result()) == "webhook at 127.0.0.1: no answer within 0.2 s"
+        assert refused(sink, event_result()) == "receiver at 127.0.0.1: no answer within 0.2 s"
         server.hold.set()
         server.hold, server.drip = None, threading.Event()
-        assert refused(sink, event_result()) == "webhook at 127.0.0.1: no answer within 0.2 s"
-        assert len(server.seen) == 8
+        assert refused(sink, event_result()) == "receiver at 127.0.0.1: no answer within 0.2 s"
+        assert wait_until(lambda: len(server.seen) == 8)
         dripping, server.drip = server.drip, False
         dripping.set()
         assert refused(sink, event_result()) is None
@@ -169,7 +169,7 @@ def test_https_is_verified(tmp_path, monkeypatch):
     with receiver(certificate=certificate) as server:
         url = url_of(server).replace("http://127.0.0.1", "https://localhost")
         message = refused(WebhookSink(url), event_result())
-        assert message.startswith("webhook at localhost: certificate refused: ")
+        assert message.startswith("receiver at localhost: certificate refused: ")
         assert server.seen == []
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
         assert refused(WebhookSink(url), event_result()) is None

@@ -175,8 +175,8 @@ def test_a_plan_of_another_network_is_one_line(command: TrainCommand, trained: P
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--backbone", "resnet18", "--input", "96"], "takes the network of trained as it is, got other backbone, input_height, input_width"),
-        (["--score-threshold", "0.3"], "got other score_threshold: leave such flags out"),
+        (["--backbone", "resnet18", "--input", "96"], "takes the network of trained as it is, got --backbone, --input: leave"),
+        (["--score-threshold", "0.3"], "got --score-threshold: leave such flags out"),
     ],
 )
 def test_settings_of_the_model_are_refused(command: TrainCommand, trained: Path, flags: list[str], expected: str) -> None:
