@@ -2,9 +2,10 @@
 
     python benchmarks/soak.py [--frames 100000] [--csv FILE]
 
-First a recording, tracked, into JSON lines, CSV and MP4 segments that are rotated and pruned: every frame must be in the lines. Then four
-live cameras that freeze, give None, change size, hang and go away, with the web page watched, a webhook that hangs and an MQTT broker that
-is not there. The engine finds bright regions on NumPy. Memory (RSS) counts from a tenth of the frames on; growth is the straight line through it.
+First a recording, tracked, into JSON lines, CSV and MP4 segments that are rotated and pruned: every frame must be in the lines. Then
+four live cameras that freeze, give None, change size, hang and go away, with the web page watched, a webhook that hangs and an MQTT
+broker that is not there. The engine finds bright regions on NumPy.
+Memory (RSS) counts from a tenth of the time on; growth is the straight line through it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def resident_mib() -> float:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,17 @@ def row(part: str, options: StreamOptions, lost) -> Row:
     seconds, mib = np.array([sample[0] for sample in warm]), np.array([sample[1] for sample in warm])
     slope, begin = np.polyfit(seconds - seconds[0], mib, 1)
     return Row(
-        part, status.inferred, round(status.seconds, 1), lost(status), sum(camera.reconnects for camera in status.cameras), round(begin, 1),
-        round(100 * slope * (seconds[-1] - seconds[0]) / begin, 2), before[0], threading.active_count(), before[1], descriptors(),
+        part, status.inferred, round(status.seconds, 1), lost(status), sum(camera.reconnects for camera in status.cameras),
+        round(float(begin), 1),
+        round(float(100 * slope * (seconds[-1] - seconds[0]) / begin), 2), before[0], threading.active_count(), before[1], descriptors(),
     )  # fmt: skip
 
 
 def recording(folder: Path, frames: int) -> Row:
     outputs = OutputOptions(
-        video=folder / "v.mp4", segment_seconds=20, jsonl=folder / "a.jsonl", csv=folder / "a.csv", rotate_mb=2, keep_gb=4, window=False
-    )
+        video=folder / "v.mp4", segment_seconds=20, jsonl=folder / "a.jsonl", csv=folder / "a.csv", rotate_mb=2, keep_gb=4,
+        window=False,
+    )  # fmt: skip
     options = StreamOptions(
         (NamedSource("recording", BrightSource(frames)),), model=folder / "model", engine=BrightEngine(), outputs=outputs,
         track=True, lines=parse_lines(["gate=0.5,1,0.5,0"]),
@@ -132,7 +135,7 @@ def recording(folder: Path, frames: int) -> Row:
 
 def live(folder: Path, frames: int) -> Row:
     small = SourceOptions(size=(64, 48), fps=100)
-    scripts = ("freeze@300+60,none@500+3,gone@700", "size@200+100,slow@400+20,gone@600", "block@900,gone@2000")
+    scripts = ("freeze@300+60,none@500+3,gone@700", "size@200+100,slow@400+20,gone@600", "block@900+300,gone@2000")
     cameras = [NamedSource("steady", BrightSource(None))]
     cameras += [parse_source(f"faulty{index}=demo:{script}", small) for index, script in enumerate(scripts)]
     hanging = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers

@@ -115,7 +115,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         model, loop = write_model(folder / "model"), loop_rate()
-        lines, video = OutputOptions(jsonl=folder / "a.jsonl", window=False), OutputOptions(video=folder / "a.mp4", jsonl=folder / "b.jsonl", window=False)
+        lines = OutputOptions(jsonl=folder / "a.jsonl", window=False)
+        video = OutputOptions(video=folder / "a.mp4", jsonl=folder / "b.jsonl", window=False)
         rows = [
             Row("engine in a loop", loop, 1.0, ENGINE_S * 1e3, ENGINE_S * 1e3),
             measured("recording, JSON lines", False, 1, model, lines, loop),
@@ -130,8 +131,9 @@ def main() -> None:
         with arguments.csv.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["what", "calls_per_second", "ratio", "age_p50_ms", "age_p99_ms", "machine"])
-            writer.writerows([row.what, f"{row.frames_per_second:.2f}", f"{row.ratio:.4f}", f"{row.age_p50_ms:.1f}", f"{row.age_p99_ms:.1f}",
-                              platform.processor() or platform.machine()] for row in rows)
+            for row in rows:
+                figures = (row.frames_per_second, row.ratio, row.age_p50_ms, row.age_p99_ms)
+                writer.writerow([row.what, *(f"{figure:.3f}" for figure in figures), platform.machine()])
 
 
 if __name__ == "__main__":

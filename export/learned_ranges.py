@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -53,19 +53,23 @@ def learned_calibration(card: ModelCard) -> Calibration:
 def quantize_as_learned(source: Path, target: Path, plan: QuantizationPlan) -> tuple[str, ...]:
     """Write `source`, the portable FP32 graph, with Q/DQ to `target`, where `plan` has it and with its ranges.
 
-    Returns the names of the convolutions that are kept out of INT8 though they could be in it. Raises ModelFolderError where the plan is of
-    another graph.
+    Returns the names of the convolutions that are kept out of INT8 though they could be in it. Names of the plan do not count, since
+    another release of torch may give others. Raises ModelFolderError where the plan is of another graph.
     """
     model = onnx.load(source)
-    placement = find_placement(model.graph, [site.name for site in plan.convolutions if site.input is None])
-    if _sites(model.graph, placement) != (plan.convolutions, plan.additions):
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    # One that is missing at the end shows in what is quantized.
+    kept = {name for name, site in zip(layers, plan.convolutions, strict=False) if site.input is None}
+    placement = find_placement(model.graph, kept)
+    there, here = (plan.convolutions, plan.additions), _sites(model.graph, placement)
+    if _form(*there) != _form(*here):
         raise ModelFolderError(
             "the learned ranges must be of the graph in model.onnx, got those of one that is quantized elsewhere: "
             "fine-tune again, or calibrate with --recalibrate"
         )
-    onnx.save(insert_qdq(model, placement, plan.reaches), target)
-    quantized = {site.name for site in plan.convolutions if site.input is not None}
-    return tuple(name for name in quantizable_layers(model.graph) if name not in quantized)
+    names = dict(zip(_inputs(*here), _inputs(*there), strict=True))
+    onnx.save(insert_qdq(model, placement, {name: plan.reaches[names[name]] for name in placement.tensors}), target)
+    return tuple(name for name in quantizable_layers(model.graph) if name in kept)
 
 
 def against_original(verdict: Verdict, fp32_ap: float, original_ap: float) -> Verdict:
@@ -77,6 +81,17 @@ def against_original(verdict: Verdict, fp32_ap: float, original_ap: float) -> Ve
     assert verdict.ap_drop is not None
     drop = verdict.ap_drop + original_ap - fp32_ap
     return dataclasses.replace(verdict, passed=drop <= verdict.max_ap_drop, ap_drop=drop, interval=None, worst_classes=())
+
+
+def _inputs(convolutions: Sequence[Convolution], additions: Sequence[Addition]) -> list[str | None]:
+    return [*(site.input for site in convolutions), *(site.input for site in additions)]
+
+
+def _form(convolutions: Sequence[Convolution], additions: Sequence[Addition]) -> list[tuple[int, ...] | None]:
+    """Return what is INT8 without names: where the additions are, and for each input the place of the first that reads the same."""
+    inputs = _inputs(convolutions, additions)
+    places = [(site.convolutions_before, site.additions_between, site.side) for site in additions]
+    return [*places, *(None if name is None else (inputs.index(name),) for name in inputs)]
 
 
 def _sites(graph: onnx.GraphProto, placement: Placement) -> tuple[tuple[Convolution, ...], tuple[Addition, ...]]:

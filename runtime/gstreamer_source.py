@@ -57,7 +57,8 @@ class GStreamerSource:
     def _opencv_images(self) -> SourceImages:
         import cv2
 
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its lines hold the pipeline with its passwords
+        silence = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
+        silence(0)  # its lines may hold the pipeline with its passwords
         capture: Any = cv2.VideoCapture(self._pipeline, cv2.CAP_GSTREAMER)
         try:
             if not capture.isOpened():

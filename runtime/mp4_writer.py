@@ -5,6 +5,7 @@ A fragment ends at each key frame and is on the disk when the next begins, so a 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -24,6 +25,7 @@ _LOG = logging.getLogger("retinanet_edge.sink")
 _TIME_BASE = Fraction(1, 90_000)  # MPEG's clock: every usual frame rate is a whole number of ticks
 _KEY_FRAME_S = 1.0
 _BACK_S = 1.0  # a recording's time may stutter; what goes back by more has begun again
+_LAST_BOX_BYTES = 16  # ISO/IEC 14496-12, 8.8.11
 _ENCODER = "libx264"
 
 
@@ -100,6 +102,7 @@ class _H264Writer:
             with self._said():
                 self._mux(None)
                 self._container.close()
+                self._check_end()
             self._closed = True
 
     def _ticks(self, timestamp_s: float) -> int:
@@ -118,6 +121,14 @@ class _H264Writer:
             self._key_frames += packet.is_keyframe
             if packet.is_keyframe and self._key_frames > 1:  # which has sent the fragment before it to the disk
                 self._whole_bytes = self._path.stat().st_size
+
+    def _check_end(self) -> None:
+        """Raise OSError where the last box of a fragmented MP4 is missing: of a disk that is full by now, PyAV says nothing."""
+        if self._path.is_file():
+            with self._path.open("rb") as file:
+                file.seek(max(0, self._path.stat().st_size - _LAST_BOX_BYTES))
+                if b"mfro" not in file.read():
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
     def _said(self) -> Iterator[None]:

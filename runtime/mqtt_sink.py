@@ -102,7 +102,7 @@ class MqttSink:
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
         except ModuleNotFoundError:
-            raise UserInputError("--mqtt needs paho-mqtt: run pip install -e '.[mqtt]'") from None
+            raise UserInputError("--mqtt needs paho-mqtt: run pip install paho-mqtt") from None
         client = Client(CallbackAPIVersion.VERSION2)
         client.connect_timeout = _CONNECT_S
         client.max_queued_messages_set(_UNCONFIRMED)

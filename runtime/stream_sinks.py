@@ -16,6 +16,7 @@ from retinanet_edge.runtime.stream_options import OutputOptions, StreamOptions
 from retinanet_edge.runtime.stream_status import StreamControl
 
 _LOG = logging.getLogger("retinanet_edge.stream")
+_WAITING = 8  # results of a queue: each may hold a plain and a drawn image
 _FOR_EYES = ("window", "web")  # sinks that show the newest: nothing waits for them
 
 
@@ -52,7 +53,7 @@ class StreamSinks:
         self._outputs = options.outputs
         self._server = _Page(options, control) if options.web else None
         sinks = _sinks(options, cameras, stop) + ([self._server.frames] if self._server else [])
-        self.runners = [SinkRunner(sink, lossless=recorded and sink.name not in _FOR_EYES) for sink in sinks]
+        self.runners = [SinkRunner(sink, capacity=_WAITING, lossless=recorded and sink.name not in _FOR_EYES) for sink in sinks]
 
     def start(self) -> None:
         """Serve the page. Raises UserInputError where it cannot be."""

@@ -1,4 +1,4 @@
-"""What the JSON lines of a stream (sinks.py) say in all: frames, detections of each class, latency."""
+"""What the JSON lines of a stream (jsonl_sink.py) say in all: frames, detections of each class, latency."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 
 from retinanet_edge.runtime.errors import UserInputError
+from retinanet_edge.runtime.web_body import read_body
 from retinanet_edge.runtime.web_page import login_page
 
 _LEAST_TOKEN = 16  # characters
@@ -61,7 +62,7 @@ class Access:
         """Take the token from the login form, and give a cookie for it."""
         if request.content_type != "application/x-www-form-urlencoded":
             raise web.HTTPUnsupportedMediaType(text="a form is expected\n")
-        given = parse_qs(await request.text()).get("token", [""])[0]
+        given = parse_qs((await read_body(request)).decode(errors="replace")).get("token", [""])[0]
         if self._token is None or not self._is_token(given, request):
             return web.Response(status=401, text=login_page("That is not the token."), content_type="text/html")
         response = web.HTTPSeeOther("/")
@@ -110,7 +111,7 @@ def _same(given: str, expected: str) -> bool:
 
 def _host_and_port(request: web.Request) -> tuple[str, str]:
     """Return by which name and port the client calls this server. Raises HTTPForbidden where its Host is no name."""
-    found = _HOST.fullmatch(request.host.lower())
+    found = _HOST.fullmatch(request.headers.get("Host", "").lower())  # request.host would ask DNS where there is none, and block
     if found is None:
         raise web.HTTPForbidden(text="a Host that is a name or an address is expected\n")
     return found["v6"] or found["name"], found["port"] or "80"

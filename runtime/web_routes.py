@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.stream_status import StreamControl
 from retinanet_edge.runtime.web_access import Access
+from retinanet_edge.runtime.web_body import LARGEST_BODY, read_body
 from retinanet_edge.runtime.web_events import EventFeed
 from retinanet_edge.runtime.web_filter import changed_filter
 from retinanet_edge.runtime.web_frames import LatestFrames
@@ -22,8 +23,6 @@ from retinanet_edge.runtime.web_metrics import metrics_text
 from retinanet_edge.runtime.web_page import CONTENT_SECURITY_POLICY, PAGE
 from retinanet_edge.runtime.web_status import OK, filter_json, health, status_json
 
-_LARGEST_BODY = 16 * 1024  # bytes
-_BODY_S = 10.0  # for a request's body to come
 _MOST_VIEWERS = 256
 _PICTURE_S = 10.0  # to wait for a frame
 _ALIVE_S = 10.0  # between signs of life in a stream, by which clients that are gone are found
@@ -51,7 +50,7 @@ class Routes:
 
     def application(self) -> web.Application:
         """Return the application."""
-        application = web.Application(middlewares=[self._access.check], client_max_size=_LARGEST_BODY)
+        application = web.Application(middlewares=[self._access.check], client_max_size=LARGEST_BODY)
         application.add_routes([
             web.get("/", self.page),
             web.post("/login", self._access.login),
@@ -88,11 +87,9 @@ class Routes:
         """Change thresholds and classes; answer with what is used now, and warnings."""
         if request.content_type != "application/json":  # which a form of another site cannot send
             raise web.HTTPUnsupportedMediaType(text="application/json is expected\n")
+        body = await read_body(request)
         try:
-            body = await asyncio.wait_for(request.read(), _BODY_S)
             warnings = self._control.change_filter(changed_filter(self._control.detection_filter, body))
-        except asyncio.TimeoutError:
-            raise web.HTTPRequestTimeout(text="the body took too long\n") from None
         except UserInputError as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"filter": filter_json(self._control.detection_filter), "warnings": warnings})
@@ -112,12 +109,13 @@ class Routes:
         view = self._view(request)
         with self._one_more_viewer():
             response = await _start(request, "multipart/x-mixed-replace; boundary=frame")
-            picture, taken = view.picture, True
+            seen, taken = 0, True
             while taken:
                 try:
-                    picture = await self._picture(view, picture.number)
+                    picture = await self._picture(view, seen)
                 except asyncio.TimeoutError:  # the camera rests: the same once more
                     picture = view.picture
+                seen = picture.number
                 taken = not picture.jpeg or await _send(request, response, _part(picture))
         return response
 
@@ -146,8 +144,11 @@ class Routes:
         return name
 
     def _view(self, request: web.Request) -> LiveView:
-        camera = self._camera(request)
-        return self._views.setdefault(camera, LiveView(self._frames, camera, self._encoder))
+        named = self._views.get(request.query.get("camera", ""))
+        if named is None:  # the state of the stream, which takes its time, is not asked for each picture
+            camera = self._camera(request)
+            named = self._views.setdefault(camera, LiveView(self._frames, camera, self._encoder))
+        return named
 
     @contextmanager
     def _one_more_viewer(self) -> Iterator[None]:

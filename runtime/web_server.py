@@ -19,6 +19,7 @@ from retinanet_edge.runtime.web_routes import Routes
 
 _MOST_CONNECTIONS = 512  # of the 1024 files that a process may usually open
 _FIRST_REQUEST_S = 10.0  # for a connection to say what it wants
+_IDLE_S = 15.0  # between two requests of a connection
 _SHUTDOWN_S = 0.5  # for answers under way; streams have no end of their own
 _CLOSE_S = 5.0
 
@@ -48,7 +49,7 @@ class WebServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listening, ready)), name="web", daemon=True)
         self._thread.start()
-        ready.wait()
+        ready.wait(_CLOSE_S)
 
     @property
     def url(self) -> str:
@@ -70,7 +71,7 @@ class WebServer:
         log = logging.getLogger(__name__)
         log.addFilter(_is_our_fault)
         runner = web.AppRunner(
-            application, access_log=None, logger=log, shutdown_timeout=_SHUTDOWN_S,
+            application, access_log=None, logger=log, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=_IDLE_S,
             handler_cancellation=True,  # when its client leaves
         )  # fmt: skip
         await runner.setup()

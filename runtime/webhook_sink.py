@@ -107,7 +107,7 @@ def _parse(url: str) -> tuple[str, int | None, str, bool]:
     except ValueError:
         host, port = None, None
     if not host or parts.scheme not in ("http", "https") or parts.username is not None:
-        raise UserInputError("--webhook must be http(s)://HOST/PATH without user and password: a token goes in --webhook-token FILE")
+        raise UserInputError("--webhook must be http(s)://HOST/PATH without user and password: a token goes in --webhook-token-file FILE")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return host, port, path, parts.scheme == "https"
 
@@ -119,7 +119,7 @@ def _token(token_file: Path | None) -> str:
         token = token_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not ASCII"
-        raise UserInputError(f"--webhook-token must be a file with a token, got {token_file} ({reason})") from None
+        raise UserInputError(f"--webhook-token-file must be a file with a token, got {token_file} ({reason})") from None
     if len(token.split()) != 1:
-        raise UserInputError(f"--webhook-token must be a file with one token, got {token_file}, which holds {len(token.split())}")
+        raise UserInputError(f"--webhook-token-file must be a file with one token, got {token_file}, which holds {len(token.split())}")
     return token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from retinanet_edge.export.quantize import insert_qdq, quantize
 from retinanet_edge.runtime.errors import ModelFolderError
 from retinanet_edge.runtime.model_card import ModelCard, NetworkSpec, Verdict
 from retinanet_edge.runtime.model_folder import read_card
-from retinanet_edge.runtime.quantization_plan import QuantizationPlan, SharedRange, write_plan
+from retinanet_edge.runtime.quantization_plan import QuantizationPlan, SharedRange, read_plan, write_plan
 from tests.export.qdq_rules import broken_rules
 from tests.export.test_placement import ANCHORS, FAMILIES, RIGHT, SMALL_VITDET, SPEC
 
@@ -115,6 +116,17 @@ def test_learned_ranges_are_the_scales_of_the_graph(concat: tuple[Path, Quantiza
     assert plan_of(source, tmp_path / "learned.onnx", (), plan.weights_sha256, 0.5).reaches == pytest.approx(learned.reaches)
 
 
+def test_a_plan_fits_the_same_graph_with_other_names(concat: tuple[Path, QuantizationPlan], tmp_path: Path) -> None:
+    source, plan = concat
+    quantize_as_learned(source, tmp_path / "same.onnx", plan)
+    text = json.dumps(dataclasses.asdict(plan))
+    for name in ("both", "a", "d", "c", "y"):
+        text = text.replace(f'"{name}"', f'"/renamed/{name}"')
+    (tmp_path / "plan.json").write_text(text)
+    quantize_as_learned(source, tmp_path / "renamed.onnx", read_plan(tmp_path / "plan.json", ""))
+    assert (tmp_path / "renamed.onnx").read_bytes() == (tmp_path / "same.onnx").read_bytes()
+
+
 def test_layers_kept_out_of_int8_stay_out_of_it(concat: tuple[Path, QuantizationPlan], tmp_path: Path) -> None:
     source, plan = concat
     kept = dataclasses.replace(
@@ -126,10 +138,17 @@ def test_layers_kept_out_of_int8_stay_out_of_it(concat: tuple[Path, Quantization
 
 def test_ranges_of_another_graph_are_refused(concat: tuple[Path, QuantizationPlan], tmp_path: Path) -> None:
     source, plan = concat
-    other = dataclasses.replace(plan, convolutions=plan.convolutions[:2])
-    with pytest.raises(ModelFolderError, match=r"must be of the graph in model\.onnx"):
-        quantize_as_learned(source, tmp_path / "other.onnx", other)
-    assert not (tmp_path / "other.onnx").exists()
+    first, second, last = plan.convolutions
+    others = [
+        {"convolutions": (first, second)},
+        {"convolutions": (first, second, last, last)},
+        {"convolutions": (first, dataclasses.replace(second, input="d"), last), "ranges": (SharedRange(("both", "d"), 1.0),)},
+        {"additions": (dataclasses.replace(plan.additions[0], side=0),)},
+    ]
+    for other in others:
+        with pytest.raises(ModelFolderError, match=r"must be of the graph in model\.onnx"):
+            quantize_as_learned(source, tmp_path / "other.onnx", dataclasses.replace(plan, **other))
+        assert not (tmp_path / "other.onnx").exists()
 
 
 def test_learned_ranges_of_other_weights_are_refused(concat: tuple[Path, QuantizationPlan], model: Path) -> None:

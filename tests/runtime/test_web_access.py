@@ -64,6 +64,11 @@ def test_the_login_form_gives_a_cookie_that_is_not_the_token(guarded):
     assert guarded.ask("/login", "POST", json.dumps({"token": TOKEN}), Content_Type="application/json")[0] == 415
 
 
+@pytest.mark.parametrize("body", [b"", b"token", b"token=\xff\xfe", b"token=%ff%00", b"&" * 9000, b"other=" + TOKEN.encode()])
+def test_strange_forms(guarded, body):
+    assert guarded.ask("/login", "POST", body, Content_Type="application/x-www-form-urlencoded; charset=no-such")[0] == 401
+
+
 def test_wrong_tokens_are_counted_and_sessions_go_on(guarded):
     form = {"Content_Type": "application/x-www-form-urlencoded"}
     cookie = guarded.ask("/login", "POST", f"token={TOKEN}", **form)[1]["Set-Cookie"].split(";")[0]
@@ -86,6 +91,12 @@ def test_a_foreign_name_on_loopback(site, host):
     # A page of evil.example whose name suddenly points to 127.0.0.1 (DNS rebinding).
     assert site.ask("/status", Host=host)[0] in (400, 403)
     assert site.ask("/healthz", Host=host)[0] in (400, 403)
+
+
+def test_no_name_at_all(site, monkeypatch):
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("DNS was asked, which may block for seconds"))
+    with site.raw(b"GET /healthz HTTP/1.0\r\n\r\n") as connection, connection.makefile("rb") as file:
+        assert b"403" in file.readline()
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1", "[::1]:8080", "LOCALHOST:1"])

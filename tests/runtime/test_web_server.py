@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retinanet_edge.runtime import web_routes
+from retinanet_edge.runtime import web_body, web_routes
 from retinanet_edge.runtime.web_frames import LatestFrames
 from retinanet_edge.runtime.web_server import WebServer
 from tests.runtime.fake_control import CLASSES, FakeControl, result
@@ -99,6 +99,7 @@ def test_motion_jpeg_has_whole_pictures(site):
 def test_a_resting_camera_repeats_its_picture(site, monkeypatch):
     monkeypatch.setattr(web_routes, "_PICTURE_S", 0.1)
     site.frames.write(result())
+    assert site.ask("/snapshot.jpg")[0] == 200  # made before the stream begins, which has it at once
     connection, file = site.watch("/stream.mjpg")
     with connection, file:
         assert [read_until(file, b"X-Frame-Number").split()[1] for _ in range(3)] == [b"1"] * 3
@@ -166,9 +167,10 @@ def test_only_json_of_a_modest_size_from_this_site_is_taken(site):
     assert site.control.detection_filter.threshold == 0.9
 
 
-def test_a_body_that_never_comes(site, monkeypatch):
-    monkeypatch.setattr(web_routes, "_BODY_S", 0.2)
-    head = b"POST /filter HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+@pytest.mark.parametrize(("path", "kind"), [("/filter", "application/json"), ("/login", "application/x-www-form-urlencoded")])
+def test_a_body_that_never_comes(site, monkeypatch, path, kind):
+    monkeypatch.setattr(web_body, "_BODY_S", 0.2)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n{{".encode()
     with site.raw(head) as connection, connection.makefile("rb") as file:
         assert b"408" in file.readline()
 
