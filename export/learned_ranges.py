@@ -67,8 +67,8 @@ def quantize_as_learned(source: Path, target: Path, plan: QuantizationPlan) -> t
             "the learned ranges must be of the graph in model.onnx, got those of one that is quantized elsewhere: "
             "fine-tune again, or calibrate with --recalibrate"
         )
-    names = dict(zip(_inputs(*here), _inputs(*there), strict=True))
-    onnx.save(insert_qdq(model, placement, {name: plan.reaches[names[name]] for name in placement.tensors}), target)
+    names = {new: old for new, old in zip(_inputs(*here), _inputs(*there), strict=True) if new is not None and old is not None}
+    onnx.save(insert_qdq(model, placement, {new: plan.reaches[old] for new, old in names.items()}), target)
     return tuple(name for name in quantizable_layers(model.graph) if name in kept)
 
 

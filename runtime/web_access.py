@@ -49,8 +49,7 @@ class Access:
         host, _ = _host_and_port(request)
         if self._loopback and not (host in self._trusted or is_loopback(host)):
             raise web.HTTPForbidden(text="this server does not answer to that name\n")  # a name that a foreign DNS server points here
-        origin = request.headers.get("Origin")
-        if request.method not in ("GET", "HEAD") and origin is not None and _host_name(origin) not in self._trusted | {host}:
+        if request.method not in ("GET", "HEAD") and self._is_foreign(request.headers.get("Origin"), request):
             raise web.HTTPForbidden(text="this request comes from another site\n")
         if request.path in OPEN_PATHS or self._admits(request):
             return await handler(request)
@@ -68,6 +67,12 @@ class Access:
         response = web.HTTPSeeOther("/")
         response.set_cookie(_cookie_name(request), self._session(), max_age=_COOKIE_S, httponly=True, samesite="Strict")
         raise response
+
+    def _is_foreign(self, origin: str | None, request: web.Request) -> bool:
+        """Whether a browser says that the request comes from the page of another server; programs say nothing."""
+        if origin is None or _host_name(origin) in self._trusted:
+            return False
+        return origin.partition("://")[2].lower() != request.headers["Host"].lower()
 
     def _admits(self, request: web.Request) -> bool:
         if self._token is None:

@@ -15,13 +15,13 @@ import pytest
 from onnx import numpy_helper
 
 from retinanet_edge.runtime import errors
-from retinanet_edge.runtime.frame import Frame
 from retinanet_edge.runtime.detections import Detections
 from retinanet_edge.runtime.detector import Detector
+from retinanet_edge.runtime.frame import Frame
 from retinanet_edge.runtime.model_card import ModelCard
 from retinanet_edge.runtime.model_folder import INT8_FILE, file_sha256, read_card, write_card
-from retinanet_edge.runtime.scene_video import SceneVideo
 from retinanet_edge.runtime.result_json import as_json
+from retinanet_edge.runtime.scene_video import SceneVideo
 from retinanet_edge.runtime.sink import FrameResult
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -86,7 +86,7 @@ def test_the_printed_file_means_the_same(tmp_path):
     assert printed(config(tmp_path, text)) == text
 
 
-def test_a_password_is_not_printed(tmp_path):
+def test_a_password_is_not_printed():
     text = printed("--camera", "rtsp://admin:hunter2@cam/1", "--mqtt", "mqtt://me:secret9@broker/t")
     assert "hunter2" not in text
     assert "secret9" not in text
