@@ -79,7 +79,7 @@ class RestartLimits:
     """
 
     stale_s: float = 10.0
-    identical_frames: int = 150
+    identical_frames: int = 750
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
     restarts: int | None = 50

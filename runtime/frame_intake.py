@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from retinanet_edge.runtime.camera import RestartLimits, Source, SourceImage
 from retinanet_edge.runtime.frame import Frame
-from retinanet_edge.runtime.mailbox import Mailbox
+from retinanet_edge.runtime.frame_mailbox import Mailbox
 from retinanet_edge.runtime.staleness import Staleness
 
 

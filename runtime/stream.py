@@ -4,6 +4,7 @@ Live cameras give their newest frame and are connected again when they fail; rec
 the window.
 """
 
+import argparse
 import sys
 
 try:
@@ -16,20 +17,23 @@ except ModuleNotFoundError:
     sys.exit(2)
 
 
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line with its configuration file. Ends the process with code 2 and one line where a flag is wrong."""
+    parser = stream_parser(__doc__)
+    return parser.parse_args(with_config(parser, sys.argv[1:]))
+
+
 def main() -> None:
     """Stream as the command line and the configuration file say."""
-    parser = stream_parser(__doc__)
-    arguments = parser.parse_args(with_config(parser, sys.argv[1:]))
+    arguments = parse_arguments()
     if arguments.print_config:
+        parser = stream_parser(__doc__)
         print(config_text(parser, with_config(parser, sys.argv[1:])), end="")
         return
-    from retinanet_edge.runtime.stream_options import StreamOptions, options_from
+    from retinanet_edge.runtime.stream_options import options_from
     from retinanet_edge.runtime.stream_run import stream
 
-    def read_again() -> StreamOptions:
-        return options_from(parser.parse_args(with_config(parser, sys.argv[1:])))
-
-    stream(options_from(arguments), read_again if arguments.config else None)
+    stream(options_from(arguments), (lambda: options_from(parse_arguments())) if arguments.config else None)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
         help="without a frame for so long a camera is connected anew; default %(default)s",
     )  # fmt: skip
     group.add_argument(
-        "--identical-frames", type=whole_number(0), default=150, metavar="N",
+        "--identical-frames", type=whole_number(0), default=750, metavar="N",
         help="so many equal images in a row count as no frame; 0: any number is fine; default %(default)s",
     )  # fmt: skip
     group.add_argument(

@@ -255,8 +255,8 @@ def _batch(engine: str | Engine, card: ModelCard, cameras: int) -> int:
 def _raise_failure(cameras: list[SupervisedCamera], runners: list[SinkRunner]) -> None:
     """Raise what a supervisor or a script has to know: a camera given up, results of a recording that could not be written."""
     for camera in cameras:
-        if camera.error is not None:
-            raise camera.error
+        if camera.error is not None:  # a live one ran: it is not what the user typed that is wrong
+            raise RetinaNetEdgeError(str(camera.error)) if camera.live else camera.error
     if any(camera.live for camera in cameras):
         return  # its results are for the moment, and what became of them has been counted
     for status in (runner.status for runner in runners):

@@ -151,7 +151,7 @@ def test_architecture_names_the_sections_of_the_card():
 def test_architecture_shows_a_line_of_a_stream():
     (shown,) = (json.loads(block) for block in blocks(ARCHITECTURE, "json"))
     found = Detections(np.float32([[12.5, 40, 88.25, 97]]), np.float32([0.91]), np.array([0]))
-    assert shown == as_json(FrameResult(Frame(np.zeros((120, 160, 3), np.uint8), 7, 0.28, 0.0), found, ("car",), 9.2))
+    assert shown == as_json(FrameResult(Frame(np.zeros((120, 160, 3), np.uint8), 7, 0.28, 0.0, "yard"), found, ("car",), 9.2))
 
 
 # What a device has not: the README's example runs where importing any of these fails.

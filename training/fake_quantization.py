@@ -83,8 +83,8 @@ class FakeQuantization(nn.Module):
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Quantize in the block, which runs the network once. Raises RetinaNetEdgeError where that is not the network of the plan."""
-        reaches = dict(zip((shared.tensors for shared in self._plan.ranges), self._reaches().unbind(), strict=True))
-        substitution = _Substitution(self._plan, {name: reach for names, reach in reaches.items() for name in names})
+        reaches = zip(self._plan.ranges, self._reaches().unbind(), strict=True)
+        substitution = _Substitution(self._plan, {name: reach for shared, reach in reaches for name in shared.tensors})
         with substitution:
             yield
         substitution.check_end()

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 
 from retinanet_edge.runtime.frame import Frame
-from retinanet_edge.runtime.mailbox import Mailbox
+from retinanet_edge.runtime.frame_mailbox import Mailbox
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
 
