@@ -36,7 +36,7 @@ def measure_activations(
     that are not finite, and where all of a tensor's are 0 on all images, which says nothing of its range.
     """
     histograms = {name: Histogram() for name in tensors}
-    session = _session(model, tensors)
+    session = tensor_session(model, tensors)
     for image in track(images, "calibrating"):
         for name, values in zip(tensors, session.run(None, {"images": image[None]}), strict=True):
             if not np.isfinite(values).all():
@@ -54,8 +54,8 @@ def measure_activations(
     return histograms
 
 
-def _session(model: onnx.ModelProto, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
-    """Return a session that gives the tensors, and nothing else."""
+def tensor_session(model: onnx.ModelProto, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Return a session that takes `images` and gives these FP32 tensors of a graph, and nothing else."""
     probe = copy_of(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)

@@ -36,6 +36,11 @@ class FrameGather:
                 return []
             self._frame_ready.wait(_CHECK_S)
 
+    def wait(self, seconds: float) -> None:
+        """Let time go by, for newer frames; where all are recordings nothing gets newer, and nobody waits."""
+        if seconds > 0 and not self._stopped and any(camera.live for camera in self._cameras):
+            time.sleep(seconds)
+
     def stop(self) -> None:
         """Let `next` come to an end. May be called from a signal handler."""
         self._stopped = True

@@ -1,7 +1,8 @@
 """Frames to results in three stages that overlap: prepare (gather, letterbox), infer, finish (boxes, analysis, sinks).
 
-While the engine works on one batch, the next is prepared and the one before is finished. Between two stages is a slot for one batch, and
-a batch is gathered only when its slot is empty: a live camera's frame waits for the engine at most as long as the engine takes for one.
+While the engine works on one batch, the next is prepared and the one before is finished. Between two stages is a slot for one batch. A
+batch is gathered only when its slot is empty, and of live cameras just before the engine is free again (pacing.py): a frame never waits
+longer for the engine than the engine takes for one, and usually a few milliseconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from retinanet_edge.runtime.frame import Frame
 from retinanet_edge.runtime.frame_analysis import Analysis
 from retinanet_edge.runtime.frame_gather import FrameGather
 from retinanet_edge.runtime.handoff import Handoff
+from retinanet_edge.runtime.pacing import Pacing
 from retinanet_edge.runtime.sink import FrameResult
 from retinanet_edge.runtime.sink_runner import SinkRunner
 from retinanet_edge.runtime.stream_monitor import StreamMonitor
@@ -49,6 +51,7 @@ class Pipeline:
         monitor: StreamMonitor,
     ) -> None:  # fmt: skip
         self._gather, self._detector, self._analyses, self._runners, self._monitor = gather, detector, analyses, runners, monitor
+        self._pacing = Pacing()
         self._prepared: Handoff[_Prepared] = Handoff()
         self._inferred: Handoff[_Inferred] = Handoff()
 
@@ -73,11 +76,14 @@ class Pipeline:
         try:
             while self._prepared.wait_for_room():
                 asked = time.perf_counter()
+                self._gather.wait(self._pacing.pause_s())
                 frames = self._gather.next()[:limit]
                 if not frames:
                     return
-                wait_ms = (time.perf_counter() - asked) * 1e3
+                gathered = time.perf_counter()
+                wait_ms = (gathered - asked) * 1e3
                 prepared = self._detector.prepare([frame.image for frame in frames], next(buffers))
+                self._pacing.prepared(time.perf_counter() - gathered)
                 self._prepared.put(_Prepared(frames, prepared, wait_ms))
                 if limit is not None:
                     limit -= len(frames)
@@ -87,6 +93,7 @@ class Pipeline:
     def _infer(self) -> None:
         failures = 0
         for batch in self._prepared:
+            self._pacing.engine_begins()
             try:
                 inferred = self._detector.infer(batch.prepared)
             except EngineError as error:
@@ -96,6 +103,8 @@ class Pipeline:
                 if failures == _ENGINE_FAILURES:
                     raise
                 continue
+            finally:
+                self._pacing.engine_ends()
             failures = 0
             self._monitor.count_inferred(len(batch.frames))
             if not self._inferred.wait_for_room():

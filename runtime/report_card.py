@@ -118,7 +118,11 @@ def _calibration(card: ModelCard) -> list[str]:
     if card.int8 is None:
         return []
     calibration, kept = card.int8.calibration, card.int8.kept
-    words = f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed})."
+    words = (
+        f"Ranges learned in fine-tuning on {calibration.images} images."
+        if calibration.method == "qat"
+        else f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed})."
+    )
     return [html.paragraph(words + (f" Kept out of INT8: {', '.join(kept)}." if kept else ""))]
 
 
