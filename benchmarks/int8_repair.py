@@ -1,7 +1,7 @@
 """Measure what bias correction and equalization of channels give back of what INT8 loses, alone and together, over choices of images.
 
-Neither is in build_engine.py, as neither was seen to win on trained models; what is there is --search. With --spread SIGMA channels
-between convolutions are first scaled apart by 2^N(0, SIGMA), which changes nothing in FP32: a network that quantizes badly.
+Equalization is the first thing that build_engine.py --search tries; bias correction was not seen to win and is not there. With --spread
+SIGMA channels between convolutions are first scaled apart by 2^N(0, SIGMA), which changes nothing in FP32: a network that quantizes badly.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import datetime
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,11 +115,12 @@ def measure_repairs(
 def repaired(model: "onnx.ModelProto", images: "Images", repair: str) -> "onnx.ModelProto":
     """Return the graph with Q/DQ after the repairs that are named."""
     from retinanet_edge.export.calibrate import activation_ranges
+    from retinanet_edge.export.equalization import equalized
     from retinanet_edge.export.placement import find_placement
     from retinanet_edge.export.quantize import insert_qdq
 
     if "equalized" in repair:
-        model = equalized(model, images[:BIAS_IMAGES])
+        model = equalized(model, images)
     placement = find_placement(model.graph)
     ranges = activation_ranges(model, placement.tensors, images, "percentile")
 
@@ -143,116 +144,37 @@ def bias_corrected(
 
     corrected = copy_of(model)
     layers = {node.name: node for node in corrected.graph.node if node.name in set(quantizable_layers(model.graph))}
-    expected = channel_figures(model, [node.output[0] for node in layers.values()], images, largest=False)
+    expected = channel_means(model, [node.output[0] for node in layers.values()], images)
     for node in layers.values():
         name = node.output[0]
-        error = expected[name] - channel_figures(quantized(corrected), [name], images, largest=False)[name]
+        error = expected[name] - channel_means(quantized(corrected), [name], images)[name]
         bias = next(tensor for tensor in corrected.graph.initializer if tensor.name == node.input[2])
         # Of its own: heads without normalisation share one over all levels.
         node.input[2] = add_constant(corrected.graph, f"{node.name}/corrected", numpy_helper.to_array(bias) + error)
     return corrected
 
 
-def equalized(model: "onnx.ModelProto", images: "Images") -> "onnx.ModelProto":
-    """Return the same FP32 function with channels between convolutions scaled so that activations and weights are as uneven.
-
-    The same article's section 4.1. Weights have a scale for each output channel here, so that the first convolution's do not count but
-    what comes out of it does.
-    """
-    import numpy as np
-
-    weights = constants(model)
-    between = {maker.name: reader for maker, reader in pairs(model)}
-    tensors = {maker: reader.input[0] for maker, reader in between.items()}
-    reaches = channel_figures(model, list(tensors.values()), images, largest=True)
-    factors = {}
-    for maker, reader in between.items():
-        reach, columns = reaches[tensors[maker]], np.abs(by_input(weights[reader.input[1]], reader)).max(axis=(1, 2, 3))
-        alive = (reach > 0) & (columns > 0)
-        factors[maker] = np.where(alive, np.sqrt(np.where(alive, columns, 1) / np.where(alive, reach, 1)), 1).astype(np.float32)
-    return scaled(model, factors)
-
-
 def spread_channels(model: "onnx.ModelProto", sigma: float) -> "onnx.ModelProto":
     """Return the same FP32 function with channels between convolutions scaled apart."""
     import numpy as np
 
-    generator, weights = np.random.default_rng(0), constants(model)
+    from retinanet_edge.export.equalization import pairs, scaled
+
+    generator, widths = np.random.default_rng(0), {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     return scaled(model, {
-        maker.name: np.exp2(generator.normal(0, sigma, len(weights[maker.input[1]]))).astype(np.float32) for maker, _ in pairs(model)
+        pair.maker.name: np.exp2(generator.normal(0, sigma, widths[pair.maker.input[1]])).astype(np.float32) for pair in pairs(model.graph)
     })  # fmt: skip
 
 
-def scaled(model: "onnx.ModelProto", factors: "Mapping[str, NDArray[np.float32]]") -> "onnx.ModelProto":
-    """Return the graph with output channels of convolutions multiplied by factors, and their one reader's weights divided."""
-    from onnx import numpy_helper
-
-    from retinanet_edge.export.graph_editing import copy_of
-
-    made, weights = copy_of(model), constants(model)
-    for maker, reader in pairs(model):
-        kernel, bias, following = (weights[name] for name in (*maker.input[1:3], reader.input[1]))
-        factor = factors[maker.name].reshape(-1, 1, 1, 1)
-        weights[maker.input[1]], weights[maker.input[2]] = kernel * factor, bias * factor.ravel()
-        grouped = len(following) == len(factor) and following.shape[1] == 1
-        weights[reader.input[1]] = following / (factor if grouped else factor.reshape(1, -1, 1, 1))
-    for tensor in made.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
-    return made
-
-
-def pairs(model: "onnx.ModelProto") -> "list[tuple[onnx.NodeProto, onnx.NodeProto]]":
-    """Return each INT8 convolution with the INT8 one, dense or depthwise, that alone reads it, through a ReLU or at once."""
-    from retinanet_edge.export.graph_editing import readers
-    from retinanet_edge.export.placement import quantizable_layers
-
-    graph, layers, found = model.graph, set(quantizable_layers(model.graph)), []
-    weights = constants(model)
-    shared = [name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]]
-    for maker in [node for node in graph.node if node.name in layers]:
-        following = readers(graph, maker.output[0])
-        if len(following) == 1 and following[0].op_type == "Relu":
-            following = readers(graph, following[0].output[0])
-        if len(following) != 1 or following[0].name not in layers or shared.count(maker.input[1]) + shared.count(following[0].input[1]) > 2:
-            continue
-        width, kernel = len(weights[maker.input[1]]), weights[following[0].input[1]]
-        if kernel.shape[1] == width or (kernel.shape[1] == 1 and len(kernel) == width):
-            found.append((maker, following[0]))
-    return found
-
-
-def by_input(kernel: "NDArray[np.float32]", reader: "onnx.NodeProto") -> "NDArray[np.float32]":
-    """Return weights with the channels that they read first."""
-    groups = next((attribute.i for attribute in reader.attribute if attribute.name == "group"), 1)
-    return kernel if groups > 1 else kernel.swapaxes(0, 1)
-
-
-def constants(model: "onnx.ModelProto") -> "dict[str, NDArray[np.float32]]":
-    """Return the graph's constants by name."""
-    from onnx import numpy_helper
-
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def channel_figures(
-    model: "onnx.ModelProto", tensors: Sequence[str], images: "Images", *, largest: bool
-) -> "dict[str, NDArray[np.float32]]":
-    """Return the mean, or the largest magnitude, of each channel of tensors over images."""
+def channel_means(model: "onnx.ModelProto", tensors: Sequence[str], images: "Images") -> "dict[str, NDArray[np.float32]]":
+    """Return the mean of each channel of tensors over images."""
     import numpy as np
-    import onnx
-    import onnxruntime
 
-    from retinanet_edge.export.graph_editing import copy_of
+    from retinanet_edge.export.calibrate import tensor_session
 
-    probe = copy_of(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = tensor_session(model, tensors)
     found = [session.run(None, {"images": image[None]}) for image in images]
-    of_each = ((name, np.concatenate([values[index] for values in found])) for index, name in enumerate(tensors))
-    return {name: np.abs(values).max(axis=(0, 2, 3)) if largest else values.mean(axis=(0, 2, 3)) for name, values in of_each}
+    return {name: np.concatenate([values[index] for values in found]).mean(axis=(0, 2, 3)) for index, name in enumerate(tensors)}
 
 
 def print_table(fp32_ap: float, rows: Sequence[Row]) -> None:

@@ -40,8 +40,8 @@ class Int8Options:
 
     data: labelled folder, None for the card's. calibration: folder of images, None for the training images of `data`. images: how
     many of them. max_ap_drop: the most AP, 0..1, that INT8 may lose. force: accept more. recalibrate: make it again though the
-    card vouches for the one that is there. search: keep the fewest layers out of INT8 with which it loses no more. learned: take the
-    ranges of quantization-aware fine-tuning where the folder has some.
+    card vouches for the one that is there. search: equalize channels, keep the fewest layers out of INT8, so that it loses no more.
+    learned: take the ranges of quantization-aware fine-tuning where the folder has some.
     """
 
     data: Path | None
@@ -96,7 +96,7 @@ def print_plan(model: Path, options: BuildOptions, int8: Int8Options | None) -> 
         ranges = "take the learned ranges" if learned else f"calibrate on at most {int8.images} images ({int8.method})"
         words = (
             f"{INT8_FILE}, to be made first of {ONNX_FILE}, of which the figures here are: would {ranges} and measure AP"
-            f"{', perhaps with layers kept out of INT8' if int8.search else ''}"
+            f"{', perhaps with channels equalized or layers kept out of INT8' if int8.search else ''}"
         )
     portable = load_graph(source, card)
     plan = make_plan(folder, card, portable, options, this_build_machine())
@@ -148,7 +148,7 @@ def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard
     card = dataclasses.replace(card, verdict=verdict)
     write_card(folder, card)
     if not verdict.passed and not verdict.forced:
-        search = "" if options.search else "keep layers out of INT8 with --search, "
+        search = "" if options.search else "equalize channels or keep layers out of INT8 with --search, "
         remedy = (
             f"{search}calibrate with more --images or another --method, fine-tune with python training/train.py --qat --model {folder}, "
             "or accept it with --force"

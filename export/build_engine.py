@@ -63,7 +63,8 @@ def _add_int8(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--search", action="store_true",
-        help="where INT8 loses more, keep the fewest convolutions out of it with which it does not; default off",
+        help="where INT8 loses more, equalize its channels and, if need be, keep the fewest convolutions out of it with which it does not; "
+        "default off",
     )  # fmt: skip
     group.add_argument("--force", action="store_true", help="accept an INT8 model that loses more, or that no validation image can judge")
     group.add_argument(

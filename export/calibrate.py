@@ -6,7 +6,7 @@ quantizes, and fail on nearly constant ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ def measure_activations(
     """Return how large the values of each tensor of a graph are.
 
     images: uint8 [H, W, 3] BGR of the graph's input size, read one by one. Raises UserInputError, naming tensor and layer, for values
-    that are not finite, and where all of a tensor's are 0 on all images, which says nothing of its range.
+    that are not finite.
     """
     histograms = {name: Histogram() for name in tensors}
     session = tensor_session(model, tensors)
@@ -45,13 +45,17 @@ def measure_activations(
                     "train again with a lower --lr"
                 )
             histograms[name].add(values)
-    for name, found in histograms.items():
-        if not found.largest:
+    return histograms
+
+
+def check_active(model: onnx.ModelProto, ranges: Mapping[str, float], tensors: Sequence[str]) -> None:
+    """Raise UserInputError, naming tensor and layer, where one of these was 0 on all images, which says nothing of its range."""
+    for name in tensors:
+        if not ranges[name]:
             raise UserInputError(
-                f"{_described(model, name)} must not be 0 everywhere, got nothing else on {len(images)} calibration images: "
+                f"{_described(model, name)} must not be 0 everywhere, got nothing else on any calibration image: "
                 "give others with --calibration DIR, or train again, as this layer no longer does anything"
             )
-    return histograms
 
 
 def tensor_session(model: onnx.ModelProto, tensors: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -2,7 +2,7 @@
 
 M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (2019), section 4.1, with two differences. Weights
 have a scale for each output channel here, so that not the first convolution's weights are weighed against the second's but what comes out
-of it. And factors are powers of two: in FP32 nothing is rounded, and small differences between machines do not change the result.
+of it. And factors are powers of two: in FP32 nothing is rounded, and the last digits, in which machines differ, hardly ever matter.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def equalized(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> on
     letterboxed uint8 [H, W, 3] BGR, of which the first ones are looked at.
     """
     found, weights = pairs(model.graph), _constants(model)
+    if not found:
+        return copy_of(model)
     reaches = _reaches(model, [pair.tensors[-1] for pair in found], images[:_IMAGES])
     return scaled(model, {pair.maker.name: _factors(reaches[pair.tensors[-1]], weights[pair.reader.input[1]]) for pair in found})
 
@@ -79,7 +81,7 @@ def scaled(model: onnx.ModelProto, factors: Mapping[str, NDArray[np.float32]]) -
         for name in bias:
             weights[name] = weights[name] * factor.ravel()
         following = weights[pair.reader.input[1]]
-        weights[pair.reader.input[1]] = following / (factor if following.shape[1] == 1 else factor.reshape(1, -1, 1, 1))
+        weights[pair.reader.input[1]] = following / (factor if _is_depthwise(following.shape, len(factor)) else factor.swapaxes(0, 1))
     for tensor in made.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     return made
@@ -97,7 +99,7 @@ def is_same_function(model: onnx.ModelProto, other: onnx.ModelProto, images: Seq
 
 def _factors(reaches: NDArray[np.float32], kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the factor of each channel, 1 where it or what reads it is 0; kernel: of the reader [outputs, inputs, h, w]."""
-    by_channel = kernel if kernel.shape[1] == 1 else kernel.swapaxes(0, 1)
+    by_channel = kernel if _is_depthwise(kernel.shape, len(reaches)) else kernel.swapaxes(0, 1)
     weights = np.abs(by_channel).max(axis=(1, 2, 3))
     alive = (reaches > 0) & (weights > 0)
     ratios = np.where(alive, weights, 1).astype(np.float64) / np.where(alive, reaches, 1)
@@ -121,9 +123,14 @@ def _only_reader(graph: onnx.GraphProto, name: str, uses: Mapping[str, int]) -> 
 
 
 def _is_dense_or_depthwise(shapes: Mapping[str, tuple[int, ...]], maker: onnx.NodeProto, reader: onnx.NodeProto) -> bool:
-    """Whether each channel between the two has weights of its own in the reader; weights are [outputs, inputs of a group, h, w]."""
-    width, (outputs, inputs) = shapes[maker.input[1]][0], shapes[reader.input[1]][:2]
-    return inputs == width or (inputs == 1 and outputs == width)
+    """Whether each channel between the two has weights of its own in the reader."""
+    channels, kernel = shapes[maker.input[1]][0], shapes[reader.input[1]]
+    return kernel[1] == channels or _is_depthwise(kernel, channels)
+
+
+def _is_depthwise(kernel: Sequence[int], channels: int) -> bool:
+    """Say it of weights of the shape (outputs, inputs of a group, h, w) that read so many channels."""
+    return kernel[0] == channels and kernel[1] == 1
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from retinanet_edge.export.equalization import pairs
 from retinanet_edge.export.parity_subject import Subject
 from retinanet_edge.export.reference_network import ReferenceNetwork, with_outputs
 from retinanet_edge.runtime.errors import EngineError, ModelFolderError, RetinaNetEdgeError, UserInputError
@@ -103,23 +104,32 @@ def tensor_names(graph: onnx.GraphProto) -> list[str]:
 def dequantized(graph: onnx.GraphProto) -> dict[str, str]:
     """Return by the name of each tensor that goes through a pair of Q and DQ the name that it has behind them."""
     quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    pairs = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
-    return {quantized[node.input[0]]: node.output[0] for node in pairs}
+    behind = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
+    return {quantized[node.input[0]]: node.output[0] for node in behind}
 
 
 def _other(subject: Subject, file: str, graph: onnx.GraphProto) -> _Other:
-    names = tensor_names(graph)
-    alike = {name: [name] for name in names}
     files = {path.name: (path, precision) for path, precision in subject.files}
     engines = {record.file: record for record in subject.card.engines}
     if file == subject.reference.name:
+        alike = {name: [name] for name in tensor_names(graph)}
         return _Other(f"{file} on OpenVINO", "fp32", alike, partial(_on_openvino, subject))
     if file in files:
         path, precision = files[file]
-        return _Other(f"{file} on ONNX Runtime", precision, _shared(names, onnx.load(path).graph), partial(_on_onnx_runtime, path))
+        shared = _shared(_comparable(subject, graph, precision), onnx.load(path).graph)
+        return _Other(f"{file} on ONNX Runtime", precision, shared, partial(_on_onnx_runtime, path))
     if file in engines:
-        return _Other(f"the network of {file} on TensorRT", engines[file].precision, alike, partial(_on_tensorrt, subject, engines[file]))
+        record = engines[file]
+        alike = {name: [name] for name in _comparable(subject, graph, record.precision)}
+        return _Other(f"the network of {file} on TensorRT", record.precision, alike, partial(_on_tensorrt, subject, record))
     raise UserInputError(f"--layers must be one of {', '.join([*files, *engines])}, got {file}: name a file of {subject.folder}")
+
+
+def _comparable(subject: Subject, graph: onnx.GraphProto, precision: Precision) -> list[str]:
+    """Return the tensors of a graph that are the same at a precision but for rounding: equalized channels are not."""
+    int8 = subject.card.int8
+    scaled = {name for pair in pairs(graph) for name in pair.tensors} if precision == "int8" and int8 and int8.equalized else set()
+    return [name for name in tensor_names(graph) if name not in scaled]
 
 
 def _shared(names: Sequence[str], other: onnx.GraphProto) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +30,16 @@ from retinanet_edge.runtime.model_folder import (
     file_sha256,
     vouched_file,
 )  # fmt: skip
-from retinanet_edge.runtime.quantization_plan import QUANTIZATION_FILE, write_plan
+from retinanet_edge.runtime.quantization_plan import LEARNED_RANGES_FILE, QUANTIZATION_FILE, write_plan
 
 
 def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
     """Write model.int8.onnx once both precisions are measured; return the card with figures and verdict, for the caller to write.
 
-    With `options.search` the layers that stay out of INT8 are looked for, else they are those of the card, if it has any for its
-    model.onnx. With `options.learned`, where fine-tuning has left ranges and layers, these are taken. Whatever fails on the way, the former
-    model.int8.onnx stays. Where the validation split has no objects there is nothing to measure: DatasetError, or with `options.force` a
-    card whose verdict says so.
+    With `options.search` whether to equalize, and the layers that stay out of INT8, are looked for, else they are the card's, where it has
+    that for its model.onnx. With `options.learned`, where fine-tuning has left ranges and layers, these are taken. Whatever fails on the
+    way, the former model.int8.onnx stays. Where the validation split has no objects there is nothing to measure: DatasetError, or with
+    `options.force` a card whose verdict says so.
     """
     source = vouched_file(folder, ONNX_FILE, card.onnx.sha256 if card.onnx else None)
     dataset = read_dataset(options.data or data_of_card(folder, card), objects_in=())
@@ -52,29 +53,36 @@ def make_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard:
     with atomic_path(folder / INT8_FILE) as temporary:
         if learned is not None:
             print("taking the ranges that fine-tuning has learned (--recalibrate measures others)", flush=True)
-            kept = quantize_as_learned(source, temporary, learned)
+            kept, equalized = quantize_as_learned(source, temporary, learned), False
             measured = _measure_both(card, source, temporary, dataset.val) if measurable else None
         elif options.search:
             found = search(
                 source, temporary, images, options.method, lambda file, precision: measure(card, file, precision, dataset.val),
-                options.max_ap_drop, card.nms.score_threshold,
+                options.max_ap_drop, card.nms.score_threshold, equalize=_may_equalize(folder),
             )  # fmt: skip
-            kept, measured = found.kept, (found.fp32, found.int8)
+            kept, equalized, measured = found.kept, found.equalized, (found.fp32, found.int8)
         else:
-            kept = _kept_by_card(card)
-            quantize(source, temporary, images, options.method, kept)
+            kept, equalized = _as_in_card(card)
+            quantize(source, temporary, images, options.method, kept, equalize=equalized)
             measured = _measure_both(card, source, temporary, dataset.val) if measurable else None
         sha256 = file_sha256(temporary)
-        record = Int8Record(sha256, card.onnx.sha256, calibration, kept)
+        record = Int8Record(sha256, card.onnx.sha256, calibration, kept, equalized)
         made = dataclasses.replace(_without_int8(card), int8=record, verdict=unmeasured(options.max_ap_drop, sha256))
         if measured is not None:
             made = _compared(made, *measured, dataset.val, options.max_ap_drop)
-    original_ap = None  # of FP32 on the card's own data
-    if measured is not None and card.dataset is not None and dataset.sha256 == card.dataset.sha256:
-        original_ap = measured[0].metrics.ap if learned is None else learned.fp32_ap
-        made = _judged_against(made, measured[0].metrics.ap, original_ap)
-    write_plan(folder / QUANTIZATION_FILE, plan_of(source, folder / INT8_FILE, kept, card.onnx.weights_sha256, original_ap))
-    if found is not None and found.kept:
+        original_ap = None  # of FP32 on the card's own data
+        if measured is not None and card.dataset is not None and dataset.sha256 == card.dataset.sha256:
+            original_ap = measured[0].metrics.ap if learned is None else learned.fp32_ap
+            made = _judged_against(made, measured[0].metrics.ap, original_ap)
+        with TemporaryDirectory() as scratch:
+            ranged = temporary
+            if equalized:
+                print("calibrating once more, as the channels were: train.py --qat trains these", flush=True)
+                ranged = Path(scratch) / INT8_FILE
+                quantize(source, ranged, images, options.method, kept)
+            plan = plan_of(source, ranged, kept, card.onnx.weights_sha256, original_ap)
+    write_plan(folder / QUANTIZATION_FILE, plan)
+    if found is not None and (found.kept or found.equalized):
         print(f"wrote {write_search_picture(folder, found, options.max_ap_drop)}")
     return made
 
@@ -87,13 +95,23 @@ def _choose_images(dataset: Dataset, card: ModelCard, options: Int8Options) -> t
     return images, Calibration(options.method, len(images), data_hash, options.seed)
 
 
-def _kept_by_card(card: ModelCard) -> tuple[str, ...]:
-    """Return the layers that an earlier search found for the same model.onnx."""
+def _may_equalize(folder: Path) -> bool:
+    if not (folder / LEARNED_RANGES_FILE).is_file():
+        return True
+    print("not equalizing channels: train.py --qat has fitted the weights to INT8 as they are", flush=True)
+    return False
+
+
+def _as_in_card(card: ModelCard) -> tuple[tuple[str, ...], bool]:
+    """Return the layers to keep and whether to equalize, as an earlier search found for the same model.onnx."""
     assert card.onnx is not None
-    kept = card.int8.kept if card.int8 is not None and card.int8.source_sha256 == card.onnx.sha256 else ()
-    if kept:
-        print(f"kept out of INT8, as in the card (--search looks for them again): {', '.join(kept)}", flush=True)
-    return kept
+    if card.int8 is None or card.int8.source_sha256 != card.onnx.sha256:
+        return (), False
+    if card.int8.equalized:
+        print("equalizing channels, as in the card (--search looks again)", flush=True)
+    if card.int8.kept:
+        print(f"kept out of INT8, as in the card (--search looks for them again): {', '.join(card.int8.kept)}", flush=True)
+    return card.int8.kept, card.int8.equalized
 
 
 def _without_int8(card: ModelCard) -> ModelCard:

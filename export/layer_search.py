@@ -1,4 +1,4 @@
-"""The fewest layers that must stay out of INT8 for AP to hold.
+"""What brings AP of INT8 back at the least cost: equalized channels, which cost nothing, then the fewest layers kept out of INT8.
 
 The most sensitive layers are kept, 1, 2, 4, ... of them until AP holds, then a number in between, and at last each is tried without: AP
 is measured on the whole validation split every time. Layers are convolutions; kept ones are FP16 on TensorRT and FP32 on the CPU.
@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from retinanet_edge.export.calibrate import activation_ranges
+from retinanet_edge.export.equalization import equalized, is_same_function, pairs
 from retinanet_edge.export.measurement import Measurement
 from retinanet_edge.export.placement import choosable_tensors, find_placement, quantizable_layers
 from retinanet_edge.export.quantize import insert_qdq
@@ -30,51 +31,66 @@ Measure = Callable[[Path, Precision], Measurement]
 
 @dataclass(frozen=True)
 class Trial:
-    """AP, 0..1, and milliseconds of a call on the CPU with some of the layers kept out of INT8."""
+    """AP, 0..1, and milliseconds of a call on the CPU with some of the layers kept out of INT8, with equalized channels or without."""
 
     kept: int
     ap: float
     milliseconds: float
+    equalized: bool = False
 
 
 @dataclass(frozen=True)
 class Found:
-    """The layers to keep, none where none need be or no choice of them suffices; what FP32 and that INT8 model measure; all trials.
+    """What to make, what FP32 and that INT8 model measure, and the trials.
 
-    trials: the best of each number of layers kept, by that number, up to all of them, which is FP32.
+    kept: layers, none where none need be or no choice of them suffices. equalized: whether channels are. trials: the best of each number
+    of layers kept, by that number, up to all of them, which is FP32; with none kept also the one that was not gone on with, first.
     """
 
     kept: tuple[str, ...]
+    equalized: bool
     fp32: Measurement
     int8: Measurement
     trials: tuple[Trial, ...]
 
+    @property
+    def chosen(self) -> Trial:
+        """The trial of what is to be made."""
+        return Trial(len(self.kept), self.int8.metrics.ap, self.int8.milliseconds, self.equalized)
+
 
 def search(
     source: Path, target: Path, images: Sequence[NDArray[np.uint8]], method: CalibrationMethod, measure: Measure,
-    max_ap_drop: float, score_threshold: float,
+    max_ap_drop: float, score_threshold: float, *, equalize: bool = True,
 ) -> Found:  # fmt: skip
-    """Write `source`, the portable FP32 graph, with Q/DQ to `target`, with the fewest layers kept; as quantize would with these.
+    """Write `source`, the portable FP32 graph, with Q/DQ to `target`; as quantize would with what is found.
 
-    max_ap_drop: AP, 0..1, that INT8 may lose. score_threshold: from which a detection counts. Raises UserInputError as
-    measure_activations does.
+    max_ap_drop: AP, 0..1, that INT8 may lose. score_threshold: from which a detection counts. equalize: try that. Raises UserInputError
+    as measure_activations does.
     """
     model = onnx.load(source)
-    ranges = activation_ranges(model, choosable_tensors(model.graph), images, method)
-    trials = _Trials(model, ranges, target, measure, measure(source, "fp32"), max_ap_drop)
-    if trials.passes(()):
+    plain = _calibrated(model, images, method, equalized=False)
+    trials = _Trials(target, measure, measure(source, "fp32"), max_ap_drop, len(quantizable_layers(model.graph)))
+    if trials.passes(plain, ()):
         print("no layer need be kept out of INT8", flush=True)
-        return trials.ended(())
-    errors = layer_errors(model, ranges, images[:_SENSITIVITY_IMAGES], score_threshold)
+        return trials.ended(plain, ())
+    graph = plain
+    if equalize and (other := _equalized(plain, images, method)) is not None:
+        if trials.passes(other, ()):
+            print("with equalized channels no layer need be kept out of INT8", flush=True)
+            return trials.ended(other, ())
+        graph = other if trials.ap(other) > trials.ap(plain) else plain
+        print(f"going on {'with' if graph.equalized else 'without'} equalized channels", flush=True)
+    errors = layer_errors(graph.model, graph.ranges, images[:_SENSITIVITY_IMAGES], score_threshold)
     _print_errors(errors)
     order = tuple(errors)
-    count = fewest(len(order), lambda count: trials.passes(order[:count]))
+    count = fewest(len(order), lambda count: trials.passes(graph, order[:count]))
     if count is None:
         print("no choice of layers suffices, short of all of them: build_engine.py --fp16 builds without INT8", flush=True)
-        return trials.ended(())
-    kept = needed(order[:count], trials.passes)
+        return trials.ended(graph, ())
+    kept = needed(order[:count], lambda kept: trials.passes(graph, kept))
     print(f"kept out of INT8, {len(kept)} of {len(order)} layers: {', '.join(kept)}", flush=True)
-    return trials.ended(kept)
+    return trials.ended(graph, kept)
 
 
 def fewest(total: int, passes: Callable[[int], bool]) -> int | None:
@@ -101,41 +117,68 @@ def needed(kept: tuple[str, ...], passes: Callable[[tuple[str, ...]], bool]) -> 
     return kept
 
 
+@dataclass(frozen=True)
+class _Graph:
+    """The FP32 graph that is made INT8, with the reach of each tensor that can be."""
+
+    model: onnx.ModelProto
+    ranges: Mapping[str, float]
+    equalized: bool
+
+
+def _calibrated(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], method: CalibrationMethod, *, equalized: bool) -> _Graph:
+    return _Graph(model, activation_ranges(model, choosable_tensors(model.graph), images, method), equalized)
+
+
+def _equalized(plain: _Graph, images: Sequence[NDArray[np.uint8]], method: CalibrationMethod) -> _Graph | None:
+    """Return the graph with equalized channels, None, after a line that says why, where it has none or is another network then."""
+    if not pairs(plain.model.graph):
+        print("no convolutions to equalize: none is alone read by another, at once or through a ReLU", flush=True)
+        return None
+    model = equalized(plain.model, images)
+    if not is_same_function(plain.model, model, images):
+        print("not equalizing channels: that would change what FP32 gives", flush=True)
+        return None
+    return _calibrated(model, images, method, equalized=True)
+
+
 class _Trials:
-    """Writes, measures and remembers INT8 models by the layers they keep."""
+    """Writes, measures and remembers INT8 models by their graph and the layers that they keep."""
 
-    def __init__(
-        self, model: onnx.ModelProto, ranges: Mapping[str, float], target: Path, measure: Measure, fp32: Measurement, max_ap_drop: float
-    ) -> None:
-        self._model, self._ranges, self._target = model, ranges, target
-        self._measure, self._fp32, self._max_ap_drop = measure, fp32, max_ap_drop
-        self._layers = len(quantizable_layers(model.graph))
-        self._measured: dict[tuple[str, ...], Measurement] = {}
+    def __init__(self, target: Path, measure: Measure, fp32: Measurement, max_ap_drop: float, layers: int) -> None:
+        self._target, self._measure, self._fp32, self._max_ap_drop, self._layers = target, measure, fp32, max_ap_drop, layers
+        self._measured: dict[tuple[bool, tuple[str, ...]], Measurement] = {}
 
-    def passes(self, kept: tuple[str, ...]) -> bool:
+    def passes(self, graph: _Graph, kept: tuple[str, ...]) -> bool:
         """Say whether AP holds with these layers kept."""
-        self._write(kept)
-        found = self._measured[kept] = self._measure(self._target, "int8")
+        self._write(graph, kept)
+        found = self._measured[graph.equalized, kept] = self._measure(self._target, "int8")
         drop = self._fp32.metrics.ap - found.metrics.ap
         passed = drop <= self._max_ap_drop
         print(
-            f"{len(kept):4d} of {self._layers} layers kept: AP {found.metrics.ap:.4f}, {-100 * drop:+.2f} points, "
-            f"{found.milliseconds:.1f} ms a call{', enough' if passed else ''}", flush=True,
+            f"{len(kept):4d} of {self._layers} layers kept{', equalized' if graph.equalized else ''}: AP {found.metrics.ap:.4f}, "
+            f"{-100 * drop:+.2f} points, {found.milliseconds:.1f} ms a call{', enough' if passed else ''}", flush=True,
         )  # fmt: skip
         return passed
 
-    def ended(self, kept: tuple[str, ...]) -> Found:
-        """Write the model that keeps these layers, which has been measured, and return all that was found."""
-        self._write(kept)
-        best = {self._layers: self._fp32}  # of as many layers kept
-        for names, found in self._measured.items():
-            if len(names) not in best or found.metrics.ap > best[len(names)].metrics.ap:
-                best[len(names)] = found
-        trials = (Trial(count, best[count].metrics.ap, best[count].milliseconds) for count in sorted(best))
-        return Found(kept, self._fp32, self._measured[kept], tuple(trials))
+    def ap(self, graph: _Graph) -> float:
+        """Return AP of a graph that has been measured with no layer kept."""
+        return self._measured[graph.equalized, ()].metrics.ap
 
-    def _write(self, kept: tuple[str, ...]) -> None:
-        onnx.save(insert_qdq(self._model, find_placement(self._model.graph, kept), self._ranges), self._target)
+    def ended(self, graph: _Graph, kept: tuple[str, ...]) -> Found:
+        """Write the model that keeps these layers, which has been measured, and return all that was found."""
+        self._write(graph, kept)
+        best: dict[tuple[int, bool], Trial] = {}
+        for (scaled, names), found in self._measured.items():
+            trial = Trial(len(names), found.metrics.ap, found.milliseconds, scaled)
+            key = (trial.kept, scaled == graph.equalized)  # what was gone on with comes second
+            best[key] = max(best.get(key, trial), trial, key=lambda trial: trial.ap)
+        fp32 = Trial(self._layers, self._fp32.metrics.ap, self._fp32.milliseconds)
+        trials = (*(best[key] for key in sorted(best)), fp32)
+        return Found(kept, graph.equalized, self._fp32, self._measured[graph.equalized, kept], trials)
+
+    def _write(self, graph: _Graph, kept: tuple[str, ...]) -> None:
+        onnx.save(insert_qdq(graph.model, find_placement(graph.model.graph, kept), graph.ranges), self._target)
 
 
 def _print_errors(errors: Mapping[str, float]) -> None:

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from retinanet_edge.export.calibrate import activation_ranges
+from retinanet_edge.export.calibrate import activation_ranges, check_active
+from retinanet_edge.export.equalization import equalized
 from retinanet_edge.export.graph_editing import add_constant, copy_of
 from retinanet_edge.export.placement import Placement, choosable_tensors, find_placement
 from retinanet_edge.runtime.model_card import CalibrationMethod
@@ -24,16 +25,22 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # what is smaller is lost in
 
 
 def quantize(
-    source: Path, target: Path, images: Sequence[NDArray[np.uint8]], method: CalibrationMethod, kept: Collection[str] = ()
-) -> None:
+    source: Path, target: Path, images: Sequence[NDArray[np.uint8]], method: CalibrationMethod, kept: Collection[str] = (),
+    *, equalize: bool = False,
+) -> None:  # fmt: skip
     """Write `source`, the portable FP32 graph, with Q/DQ to `target`; scales from `images`, letterboxed uint8 [H, W, 3] BGR.
 
-    kept: names of convolutions that stay in float. Raises UserInputError as measure_activations does.
+    kept: names of convolutions that stay in float. equalize: scale channels first, which FP32 does not notice (equalization.py). Raises
+    UserInputError as measure_activations and check_active do.
     """
     model = onnx.load(source)
+    if equalize:
+        model = equalized(model, images)
     # Whatever is kept: what else is measured shows in the last digits, as ONNX Runtime then fuses other operators.
     ranges = activation_ranges(model, choosable_tensors(model.graph), images, method)
-    onnx.save(insert_qdq(model, find_placement(model.graph, kept), ranges), target)
+    placement = find_placement(model.graph, kept)
+    check_active(model, ranges, placement.tensors)
+    onnx.save(insert_qdq(model, placement, ranges), target)
 
 
 def insert_qdq(model: onnx.ModelProto, placement: Placement, ranges: Mapping[str, float]) -> onnx.ModelProto:

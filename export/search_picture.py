@@ -1,4 +1,4 @@
-"""What keeping layers out of INT8 buys and costs, as a picture: AP and time of a call over the number of layers kept.
+"""What equalizing and keeping layers out of INT8 buy and cost, as a picture: AP and time of a call over the number of layers kept.
 
 Plain SVG: nothing that draws is at hand on every machine that quantizes.
 """
@@ -24,14 +24,15 @@ def write_search_picture(folder: Path, found: Found, max_ap_drop: float) -> Path
     """Write the picture into the report of a model folder and return its path; max_ap_drop on the 0..1 scale."""
     path = folder / REPORT_FOLDER / SEARCH_PICTURE
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, draw(found.trials, len(found.kept), max_ap_drop).encode())
+    write_atomically(path, draw(found.trials, found.chosen, max_ap_drop).encode())
     return path
 
 
-def draw(trials: Sequence[Trial], chosen: int, max_ap_drop: float) -> str:
-    """Return the SVG. trials: by layers kept, the last with all of them. chosen: the number that is ringed."""
-    layers, fp32_ap = trials[-1].kept, trials[-1].ap
-    title, least = f"{chosen} of {layers} layers kept out of INT8 (ringed)", fp32_ap - max_ap_drop
+def draw(trials: Sequence[Trial], chosen: Trial, max_ap_drop: float) -> str:
+    """Return the SVG. trials: by layers kept, the last with all of them. chosen: the one that is ringed."""
+    layers, least = trials[-1].kept, trials[-1].ap - max_ap_drop
+    title = f"{chosen.kept} of {layers} layers kept out of INT8{', channels equalized' if chosen.equalized else ''} (ringed)"
+    squares = "squares: channels equalized; " if any(trial.equalized for trial in trials) else ""
     ap = _Panel(trials, [trial.ap for trial in trials], _TOPS[0], extra=(least,))
     time = _Panel(trials, [trial.milliseconds for trial in trials], _TOPS[1], extra=(0,))
     parts = [
@@ -39,7 +40,7 @@ def draw(trials: Sequence[Trial], chosen: int, max_ap_drop: float) -> str:
         *ap.lines("AP, validation", "{:.4f}", _AP_COLOR, chosen),
         *ap.level(least, f"{100 * max_ap_drop:.2f} points below FP32", _LIMIT_COLOR),
         *time.lines("ms a call, CPU", "{:.1f}", _TIME_COLOR, chosen),
-        _text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 14, "layers kept, the last point is FP32"),
+        _text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 14, f"layers kept; {squares}the last point is FP32"),
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -51,29 +52,32 @@ class _Panel:
     """One curve over log2(1 + layers kept), which gives trials at 1, 2, 4, ... even steps."""
 
     def __init__(self, trials: Sequence[Trial], values: Sequence[float], top: float, extra: tuple[float, ...]) -> None:
-        self._counts, self._values, self._top = [trial.kept for trial in trials], values, top
+        self._trials, self._values, self._top = trials, values, top
         low, high = min(*values, *extra), max(*values, *extra)
         margin = 0.08 * (high - low) or 1.0
         self._low, self._high = low - (margin if low else 0), high + margin
 
-    def lines(self, label: str, form: str, color: str, chosen: int) -> Iterator[str]:
-        """Yield axes, curve and points, that of `chosen` layers ringed."""
+    def lines(self, label: str, form: str, color: str, chosen: Trial) -> Iterator[str]:
+        """Yield axes, curve and points, that of `chosen` ringed."""
         bottom = self._top + _PANEL
         for step in range(5):
             value = self._low + (self._high - self._low) * step / 4
             yield _line((_LEFT, self._y(value)), (WIDTH - _RIGHT, self._y(value)), "#dfe3e8")
             yield _text(_LEFT - 8, self._y(value) + 4, form.format(value), anchor="end")
         free = -math.inf
-        for count in self._counts:
-            if self._x(count) >= free:
-                yield _text(self._x(count), bottom + 18, str(count))
-                free = self._x(count) + _TICK_GAP
+        for trial in self._trials:
+            if self._x(trial.kept) >= free:
+                yield _text(self._x(trial.kept), bottom + 18, str(trial.kept))
+                free = self._x(trial.kept) + _TICK_GAP
         yield _text(_LEFT, self._top - 8, label, anchor="start")
-        points = [(self._x(count), self._y(value)) for count, value in zip(self._counts, self._values, strict=True)]
+        points = [(self._x(trial.kept), self._y(value)) for trial, value in zip(self._trials, self._values, strict=True)]
         yield f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" stroke="{color}" stroke-width="2"/>'
-        for count, (x, y) in zip(self._counts, points, strict=True):
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
-            if count == chosen:
+        for trial, (x, y) in zip(self._trials, points, strict=True):
+            if trial.equalized:
+                yield f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{color}"/>'
+            else:
+                yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
+            if (trial.kept, trial.equalized) == (chosen.kept, chosen.equalized):
                 yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="none" stroke="{color}" stroke-width="2"/>'
 
     def level(self, value: float, label: str, color: str) -> Iterator[str]:
@@ -83,7 +87,7 @@ class _Panel:
         yield _text(WIDTH - _RIGHT, y + 16, label, anchor="end", color=color)
 
     def _x(self, count: int) -> float:
-        return _LEFT + 16 + (WIDTH - _LEFT - _RIGHT - 32) * math.log2(1 + count) / math.log2(1 + self._counts[-1])
+        return _LEFT + 16 + (WIDTH - _LEFT - _RIGHT - 32) * math.log2(1 + count) / math.log2(1 + self._trials[-1].kept)
 
     def _y(self, value: float) -> float:
         return self._top + _PANEL * (self._high - value) / (self._high - self._low)

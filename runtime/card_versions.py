@@ -16,7 +16,7 @@ _ABSENT_IN_VERSION: dict[int, dict[str, dict[str, Any]]] = {
     },
     2: {"training": {"profile": "default", "foreground_iou": 0.5, "background_iou": 0.4}},
     3: {"verdict": {"interval": None, "worst_classes": []}},
-    4: {"int8": {"kept": []}},
+    4: {"int8": {"kept": [], "equalized": False}},
 }  # fmt: skip
 
 

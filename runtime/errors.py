@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from retinanet_edge.runtime.redaction import redacted
+
 # Exit codes of every command; 130 is the shell's own for a process ended by Ctrl-C.
 EXIT_DONE, EXIT_FAILED, EXIT_USER_INPUT, EXIT_VERDICT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -138,5 +140,5 @@ def _run(main: Callable[[], None]) -> int:
 
 
 def _report(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {redacted(message)}", file=sys.stderr)
     return exit_code

@@ -41,6 +41,12 @@ class FrameGather:
         if seconds > 0 and not self._stopped and any(camera.live for camera in self._cameras):
             time.sleep(seconds)
 
+    def skip_waiting(self) -> None:
+        """Drop the frames that live cameras gave before there was anybody to take them: they are old, and counted with what was before."""
+        for camera in self._cameras:
+            if camera.live:
+                camera.take()
+
     def stop(self) -> None:
         """Let `next` come to an end. May be called from a signal handler."""
         self._stopped = True

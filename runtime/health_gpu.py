@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,17 @@ def _driver_fix() -> str:
 def tensorrt() -> Check:
     """Check that TensorRT is of a version that this project knows."""
     try:
-        import tensorrt as trt
+        installed = importlib.import_module("tensorrt").__version__
     except ModuleNotFoundError:
         if not has_nvidia_gpu():
             return Check("tensorrt", "absent", "not installed, and of no use without an NVIDIA GPU")
         return Check("tensorrt", "failed", "not in this environment", _tensorrt_fix())
     except (ImportError, OSError) as error:
         return Check("tensorrt", "failed", f"does not load: {error}", _tensorrt_fix())
-    version = tuple(int(number) for number in re.findall(r"\d+", trt.__version__)[:2])
+    version = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
     if version < _FIRST_TENSORRT:
-        return Check("tensorrt", "failed", f"{trt.__version__}, older than 8.5", _tensorrt_fix())
-    return Check("tensorrt", "ok", trt.__version__)
+        return Check("tensorrt", "failed", f"{installed}, older than 8.5", _tensorrt_fix())
+    return Check("tensorrt", "ok", installed)
 
 
 def nms_plugin() -> Check:

@@ -157,12 +157,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Int8Record:
-    """The quantized `model.int8.onnx` and what it was made from. kept: names of the convolutions that stay out of INT8."""
+    """The quantized `model.int8.onnx`. kept: convolutions that stay out of INT8. equalized: channels were (export/equalization.py)."""
 
     sha256: str
     source_sha256: str
     calibration: Calibration
     kept: tuple[str, ...] = ()
+    equalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -307,8 +308,7 @@ def card_from_json(text: str, source: str) -> ModelCard:
     if not isinstance(data, dict):
         raise ModelFolderError(f"{source} must hold a JSON object, got {type(data).__name__}: {remedy}")
     data = to_todays(data)
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if (version := data.get("schema_version")) != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "update retinanet-edge" if newer else remedy
         raise ModelFolderError(f"{source} must have schema version {SCHEMA_VERSION}, got {version!r}: {advice}")

@@ -71,7 +71,7 @@ def opening_error(name: str, url: str, error: av.error.FFmpegError, waited_s: fl
     import av
 
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
-        message = f"{name} wants another user or password ({error.strerror}): give them as in rtsp://USER:PASSWORD@HOST/"
+        message = f"{name} wants another user or password ({error.strerror}): write USER:PASSWORD@ before its host"
         return CameraError(message, CameraFault.AUTHENTICATION)
     if isinstance(error, av.error.HTTPNotFoundError):
         return CameraError(f"{name}: the server has nothing under this path ({error.strerror}): check it", CameraFault.NOT_FOUND)

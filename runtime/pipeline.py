@@ -74,7 +74,7 @@ class Pipeline:
     def _prepare(self, limit: int | None) -> None:
         buffers = itertools.cycle((self._detector.input_buffer(), self._detector.input_buffer()))  # one is filled while one is used
         try:
-            while self._prepared.wait_for_room():
+            while limit != 0 and self._prepared.wait_for_room():
                 asked = time.perf_counter()
                 self._gather.wait(self._pacing.pause_s())
                 frames = self._gather.next()[:limit]

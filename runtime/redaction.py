@@ -16,7 +16,7 @@ _AT = re.compile("@|%(?:25)*40")
 # In quotes, as of GStreamer's location="rtsp://user:a password@host", blanks belong to the password.
 _QUOTED = re.compile(rf"""(?P<quote>["'])(?=[\w+.-]{{1,20}}{_COLON}{_SLASH}{{2}})(?:(?!(?P=quote)).)*""", re.IGNORECASE | re.DOTALL)
 _PARAMETER = re.compile(
-    r"(?:pass|pwd|psw|token|key|secret|auth|sig|cred|user-pw)[\w.-]{0,40}(?:\s{0,9}=\s{0,9}|%(?:25)*3d)"
+    r"(?:pas|pwd|psw|token|key|secret|auth|sig|cred|user-pw)[\w.-]{0,40}(?:\s{0,9}=\s{0,9}|%(?:25)*3d)"
     r"""(?P<value>"(?:\\.|[^"\\])*(?:"|\\?\Z)|'(?:\\.|[^'\\])*(?:'|\\?\Z)|[^\s&]*?(?=["']?(?:[\s&]|\Z)))""",
     re.IGNORECASE | re.DOTALL,
 )
@@ -25,7 +25,7 @@ _PARAMETER = re.compile(
 def redacted(text: str) -> str:
     """Return `text` without the user and password of each URL, and with *** for the value of what looks like a credential.
 
-    These are parameters whose name holds pass, pwd, token, key, secret, auth, sig or cred, of URLs or of GStreamer's elements.
+    These are parameters whose name holds pas, pwd, token, key, secret, auth, sig or cred, of URLs or of GStreamer's elements.
     """
     spans = [(begin, end, "") for begin, end in _users(text)]
     spans += [(*match.span("value"), _HIDDEN) for match in _PARAMETER.finditer(text)]

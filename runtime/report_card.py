@@ -123,6 +123,7 @@ def _calibration(card: ModelCard) -> list[str]:
         if calibration.method == "qat"
         else f"Calibrated on {calibration.images} images ({calibration.method}, seed {calibration.seed})."
     )
+    words += " Channels equalized." if card.int8.equalized else ""
     return [html.paragraph(words + (f" Kept out of INT8: {', '.join(kept)}." if kept else ""))]
 
 

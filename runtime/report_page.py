@@ -94,8 +94,8 @@ def _evaluations(report: Path, model: str) -> str:
 
 
 def _search(card: ModelCard, report: Path, model: str) -> str:
-    """Return the curve behind the choice of layers that are kept out of INT8, where some are."""
-    if card.int8 is None or not card.int8.kept:
+    """Return the curve behind the choice of layers that are kept out of INT8, where some are, or where channels are equalized."""
+    if card.int8 is None or not (card.int8.kept or card.int8.equalized):
         return ""
     if (report / _SEARCH).is_file():
         return html.picture(_link(report / _SEARCH, report), "AP and time of a call by layers kept out of INT8")

@@ -18,7 +18,7 @@ except ModuleNotFoundError:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line with its configuration file. Ends the process with code 2 and one line where a flag is wrong."""
+    """Return the command line with its configuration file. Raises UserInputError where a flag is wrong."""
     parser = stream_parser(__doc__)
     return parser.parse_args(with_config(parser, sys.argv[1:]))
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from retinanet_edge.runtime.arguments import names, number, whole_number, width_and_height
 from retinanet_edge.runtime.detection_filter import class_thresholds
+from retinanet_edge.runtime.errors import UserInputError
 from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
+from retinanet_edge.runtime.redaction import redacted
+
+
+class StreamParser(argparse.ArgumentParser):
+    """Raises UserInputError, without passwords, where argparse would end the process: a reload must not, and values may be addresses."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what was given."""
+        raise UserInputError(f"{redacted(message)}: run stream.py -h for all flags")
 
 
 def stream_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser. Long names are not to be shortened: a configuration file has to know them."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = StreamParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of flags without their dashes; what is typed wins; SIGHUP reads it again"
     )
@@ -111,7 +122,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--snapshots", type=Path, metavar="DIR", help="save pictures of new objects and events; default none")
     group.add_argument(
         "--keep-gb", type=number(positive=True), metavar="GB",
-        help="of each of these outputs, remove the oldest files beyond so much; default keep all, of snapshots 1000",
+        help="of each of these outputs, of video of each camera, remove the oldest files beyond so much; default keep all, of snapshots "
+        "1000",
     )  # fmt: skip
     group.add_argument("--mqtt", metavar="URL", help="publish to mqtt://USER:${NAME}@HOST:1883/TOPIC, or mqtts://; default none")
     group.add_argument("--mqtt-qos", type=int, choices=(0, 1, 2), default=0, help="quality of service; default %(default)s")

@@ -79,7 +79,7 @@ def _without_passwords(text: str) -> str:
 
 
 def _config_path(parser: argparse.ArgumentParser, typed: Sequence[str]) -> Path | None:
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, prog=parser.prog)
+    finder = type(parser)(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     path: Path | None = finder.parse_known_args(list(typed))[0].config
     return path
@@ -120,7 +120,7 @@ def _as_arguments(path: Path, flag: str, action: argparse.Action, value: Any) ->
 
 
 def _text(path: Path, flag: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or "\0" in str(value):
         raise UserInputError(f"{path}: {flag[2:]} must be text or a number, got {value!r}")
     return str(value)
 
@@ -130,6 +130,6 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(one) for one in value)}]"
-    if isinstance(value, int | float) or re.fullmatch(r"-?\d+(\.\d+)?", str(value)):
+    if isinstance(value, int | float) or re.fullmatch(r"(0|[1-9]\d{0,8})(\.\d{0,2}[1-9])?", str(value)):
         return str(value)
     return json.dumps(str(value), ensure_ascii=False)  # TOML's basic strings take JSON's escapes

@@ -44,11 +44,13 @@ class StreamMonitor:
     def start(self) -> None:
         """Begin to count: the model is loaded."""
         self._started, self._ended, self._inferred_at = time.monotonic(), math.nan, math.nan
+        self._at_end: tuple[CameraStatus, ...] | None = None
         self._before = {camera.name: camera.status for camera in self._cameras if camera.live}
 
     def end(self) -> None:
-        """Stop the clock: what follows is closing."""
+        """Stop the clock, and note how the cameras are: what follows is closing."""
         self._ended = time.monotonic()
+        self._at_end = self._camera_status()
 
     def count_inferred(self, frames: int) -> None:
         """Count frames that the engine has done."""
@@ -82,7 +84,7 @@ class StreamMonitor:
                 inferred_age_s=None if math.isnan(self._inferred_at) else now - self._inferred_at,
                 stage_ms={name: _percentiles(times) for name, times in self._stages.items()},
                 detections=dict(self._detections.most_common()),
-                cameras=tuple(self._since_start(camera.status) for camera in self._cameras),
+                cameras=self._camera_status() if self._at_end is None else self._at_end,
                 sinks=tuple(runner.status for runner in self._runners),
             )  # fmt: skip
 
@@ -106,6 +108,9 @@ class StreamMonitor:
     def _forget(self, now: float) -> None:
         while self._lately and now - self._lately[0][0] > _RATE_SECONDS:
             self._lately.popleft()
+
+    def _camera_status(self) -> tuple[CameraStatus, ...]:
+        return tuple(self._since_start(camera.status) for camera in self._cameras)
 
     def _since_start(self, status: CameraStatus) -> CameraStatus:
         if (before := self._before.get(status.name)) is None:

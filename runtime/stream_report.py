@@ -45,9 +45,8 @@ class StreamReport:
             print(remark)
         status = self._monitor.status()
         print(summary(status))
-        if status.inferred:
-            for file in files:
-                print(f"wrote {file}")
+        for file in files:
+            print(f"wrote {file}")
 
     def _speak(self) -> None:
         spoken, next_s = False, time.monotonic() + self._pause_s

@@ -55,41 +55,57 @@ def stream(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # before OpenCV is first imported: our own messages say it all
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's hold addresses with their passwords
     next_options: StreamOptions | None = options
-    with stream_log(options.log), _Signals(read_again is not None) as signals:
-        while next_options is not None:
-            next_options = _stream_once(next_options, signals, read_again, at_end)
+    proven: StreamOptions | None = None  # with which a stream has run
+    with _Signals(read_again is not None) as signals:
+        while next_options is not None and not signals.ended:
+            with stream_log(next_options.log), ExitStack() as stack:
+                try:
+                    running = _open(stack, next_options, signals, wait=next_options.wait_for_cameras or next_options is proven)
+                except RetinaNetEdgeError as error:
+                    if next_options is proven or proven is None:
+                        raise
+                    _LOG.error("the new configuration cannot be followed, the one before goes on: %s", error)
+                    next_options = proven
+                    continue
+                next_options = running.run(signals, read_again)
+                proven = running.options
+                at_end(running.status())
+            if next_options is None and not signals.ended:
+                running.raise_failure()
         if signals.ended:
             raise KeyboardInterrupt
 
 
-def _stream_once(
-    options: StreamOptions, signals: _Signals, read_again: Callable[[], StreamOptions] | None, at_end: Callable[[StreamStatus], None]
-) -> StreamOptions | None:
-    """Stream with these options; return those to go on with, None where that was all."""
+def _checked(options: StreamOptions) -> tuple[list[NamedSource], ModelCard]:
+    """Return sources and card. Raises UserInputError for what can be seen to be wrong while nothing is open yet."""
     check_outputs(options)
     named = _named_sources(options)
     check_regions(options.lines, options.zones, [one.name for one in named])
     card = read_card(find_model_folder(options.model))
-    warnings = options.filter.resolved(card.classes, card.nms.score_threshold).warnings
+    options.filter.resolved(card.classes, card.nms.score_threshold)
+    return named, card
+
+
+def _open(stack: ExitStack, options: StreamOptions, signals: _Signals, wait: bool) -> _Running:
+    """Open cameras, engine and outputs, which the stack closes. wait: for cameras that are not there."""
+    named, card = _checked(options)
     frame_ready = threading.Event()
-    with ExitStack() as stack:
-        cameras = [_opened(stack, SupervisedCamera(one.name, one.source, options.limits, frame_ready=frame_ready)) for one in named]
-        with _quiet(_CAMERA_LOG), ExitStack() as at_failure:
-            for camera in cameras:
-                at_failure.callback(camera.close)
-            if not options.wait_for_cameras:
-                _wait_for_first(cameras, signals)
-            at_failure.pop_all()
-        batch = _batch(options.engine, card, len(cameras))
-        detector = stack.enter_context(Detector(options.model, options.engine, 0.0, max_batch=batch))
-        for warning in warnings:
-            _LOG.warning("%s", warning)
-        running = _Running(options, cameras, frame_ready, detector, card.nms.score_threshold)
-        stack.callback(running.close)
-        changed = running.run(signals, read_again)
-        at_end(running.status())
-    _raise_failure(cameras, running.runners)
-    return changed
+    cameras = [_opened(stack, SupervisedCamera(one.name, one.source, options.limits, frame_ready=frame_ready)) for one in named]
+    stack.callback(_stop_all, cameras)  # at once: each may take its time to close
+    with _quiet(_CAMERA_LOG), ExitStack() as at_failure:
+        for camera in cameras:
+            at_failure.callback(camera.close)
+        if not wait:
+            _wait_for_first(cameras, signals)
+        at_failure.pop_all()
+    batch = _batch(options.engine, card, len(cameras))
+    detector = stack.enter_context(Detector(options.model, options.engine, 0.0, max_batch=batch))
+    for warning in options.filter.resolved(card.classes, card.nms.score_threshold).warnings:
+        _LOG.warning("%s", warning)
+    running = _Running(options, cameras, frame_ready, detector, card.nms.score_threshold)
+    stack.callback(running.close)
+    running.serve()
+    return running
 
 
 class _Running:
@@ -99,7 +115,7 @@ class _Running:
         self, options: StreamOptions, cameras: list[SupervisedCamera], frame_ready: threading.Event, detector: Detector,
         least_threshold: float,
     ) -> None:  # fmt: skip
-        self._options, self._cameras = options, cameras
+        self.options, self._cameras = options, cameras
         analyses = {
             camera.name: Analysis(
                 detector.classes, least_threshold, options.filter,
@@ -118,6 +134,10 @@ class _Running:
         self._sinks = StreamSinks(options, cameras, self._monitor, self._gather.stop)
         self.runners += self._sinks.runners
 
+    def serve(self) -> None:
+        """Serve the page, if there is one. Raises UserInputError where it cannot be."""
+        self._sinks.start()
+
     def run(self, signals: _Signals, read_again: Callable[[], StreamOptions] | None) -> StreamOptions | None:
         """Run to the end, and return the options to go on with after a SIGHUP that the stream cannot follow as it is."""
         changed: list[StreamOptions] = []
@@ -129,21 +149,22 @@ class _Running:
                 self._gather.stop()
             ready()
 
-        limit = self._options.frames or (_DEMO_FRAMES if self._options.cameras == (_DEMO,) else None)
-        report = StreamReport(self._monitor, by_json=self._options.log == "json")
+        limit = self.options.frames or (_DEMO_FRAMES if self.options.cameras == (_DEMO,) else None)
+        report = StreamReport(self._monitor, by_json=self.options.log == "json")
         self._monitor.start()
-        self._sinks.start()
+        self._gather.skip_waiting()
         with signals.handled_by(self._gather.stop, reload), report:
             ready()
             try:
                 self._pipeline.run(limit)
             finally:
                 self._monitor.end()
+                _stop_all(self._cameras)
                 if not changed:
                     stopping()
                 self._sinks.close()
         report.print_summary([camera.remark for camera in self._cameras], self._sinks.files())
-        return changed[0] if changed else None
+        return changed[-1] if changed else None
 
     def close(self) -> None:
         """Finish the outputs; may be called twice."""
@@ -153,19 +174,31 @@ class _Running:
         """Return how the stream is now."""
         return self._monitor.status()
 
+    def raise_failure(self) -> None:
+        """Raise what a supervisor or a script has to know: a camera given up, results of a recording that could not be written."""
+        for camera in self._cameras:
+            if camera.error is not None:  # a live one ran: it is not what the user typed that is wrong
+                raise RetinaNetEdgeError(f"camera {camera.name}: {camera.error}") if camera.live else camera.error
+        if any(camera.live for camera in self._cameras):
+            return  # its results are for the moment, and what became of them has been counted
+        for status in (runner.status for runner in self.runners):
+            if status.failed and status.message:
+                raise RetinaNetEdgeError(f"{status.name}: {status.failed} frames could not be written: {status.message}")
+
     def _read(self, read_again: Callable[[], StreamOptions] | None) -> StreamOptions | None:
         """Follow the configuration where only the filter differs; return other options, for which everything is opened anew."""
         if read_again is None:
             return None
         try:
             options = read_again()
-            if replace(options, filter=self._options.filter) != self._options:
+            if replace(options, filter=self.options.filter) != self.options:
+                _checked(options)
                 return options
             self._monitor.change_filter(options.filter)
-        except UserInputError as error:
+        except (RetinaNetEdgeError, OSError, ValueError) as error:  # in a signal handler, where nothing else may come out
             _LOG.error("the configuration is not read again: %s", error)
             return None
-        self._options = options
+        self.options = options
         _LOG.info("the configuration is read again: thresholds and classes are as it says")
         return None
 
@@ -174,10 +207,10 @@ class _Signals:
     """SIGINT and SIGTERM stop the stream, so that frames at hand reach every sink; a second one has its usual effect. SIGHUP reloads."""
 
     def __init__(self, reloads: bool) -> None:
-        self.ended = False
+        self.ended = self._missed_reload = False
         self._numbers = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if reloads else [])
         self._stop: Callable[[], None] = lambda: None
-        self._reload: Callable[[], None] = lambda: None
+        self._reload: Callable[[], None] = self._miss_reload
 
     def __enter__(self) -> _Signals:
         self._usual = {number: signal.signal(number, self._handle) for number in self._numbers}
@@ -194,9 +227,15 @@ class _Signals:
         try:
             if self.ended:
                 stop()
+            if self._missed_reload:
+                self._missed_reload = False
+                reload()
             yield
         finally:
             self._stop, self._reload = before
+
+    def _miss_reload(self) -> None:
+        self._missed_reload = True
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -220,6 +259,11 @@ def _opened(stack: ExitStack, camera: SupervisedCamera) -> SupervisedCamera:
     return camera
 
 
+def _stop_all(cameras: list[SupervisedCamera]) -> None:
+    for camera in cameras:
+        camera.stop()
+
+
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
     """Keep it from speaking: what goes wrong at the start is one line, the error that ends the command."""
@@ -234,10 +278,12 @@ def _wait_for_first(cameras: list[SupervisedCamera], signals: _Signals) -> None:
     """Wait until a camera gives a frame. Raises the error of the first where each of them has failed to open: most likely a wrong name."""
     waiting = threading.Event()
     while not any(camera.connected_once for camera in cameras):
+        if signals.ended:
+            raise KeyboardInterrupt
         failures = [camera.last_failure for camera in cameras]
         if failures[0] and all(failures):
             raise failures[0]
-        if signals.ended or all(camera.status.state is CameraState.ENDED for camera in cameras):
+        if all(camera.status.state is CameraState.ENDED for camera in cameras):
             return
         waiting.wait(_FIRST_CHECK_S)
     for camera in cameras:
@@ -250,15 +296,3 @@ def _batch(engine: str | Engine, card: ModelCard, cameras: int) -> int:
     if not isinstance(engine, str):
         return min(cameras, engine.max_batch)
     return min(cameras, max((record.max_batch for record in card.engines), default=1))
-
-
-def _raise_failure(cameras: list[SupervisedCamera], runners: list[SinkRunner]) -> None:
-    """Raise what a supervisor or a script has to know: a camera given up, results of a recording that could not be written."""
-    for camera in cameras:
-        if camera.error is not None:  # a live one ran: it is not what the user typed that is wrong
-            raise RetinaNetEdgeError(str(camera.error)) if camera.live else camera.error
-    if any(camera.live for camera in cameras):
-        return  # its results are for the moment, and what became of them has been counted
-    for status in (runner.status for runner in runners):
-        if status.failed and status.message:
-            raise RetinaNetEdgeError(f"{status.name}: {status.failed} frames could not be written: {status.message}")

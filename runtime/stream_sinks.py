@@ -40,7 +40,12 @@ def check_outputs(options: StreamOptions) -> None:
     for flag, needed, value in (
         ("--segment-seconds", "--video", outputs.segment_seconds and not outputs.video),
         ("--rotate-mb", "--jsonl or --csv", outputs.rotate_mb and not (outputs.jsonl or outputs.csv)),
-    ):
+        ("--keep-gb", "--rotate-mb, --video or --snapshots",
+         outputs.keep_gb and not (outputs.rotate_mb or outputs.video or outputs.snapshots)),
+        ("--mqtt-ca", "--mqtt", outputs.mqtt_ca and not outputs.mqtt),
+        ("--webhook-token-file", "--webhook", outputs.webhook_token_file and not outputs.webhook),
+        ("--web-token-file", "--web", options.web_token_file and not options.web),
+    ):  # fmt: skip
         if value:
             raise UserInputError(f"{flag} says how {needed} is written, got none: give {needed} as well")
 
@@ -50,7 +55,7 @@ class StreamSinks:
 
     def __init__(self, options: StreamOptions, cameras: Sequence[Camera], control: StreamControl, stop: Callable[[], None]) -> None:
         recorded = not any(camera.live for camera in cameras)
-        self._outputs = options.outputs
+        self._outputs, self._several, self._closing = options.outputs, len(cameras) > 1, False
         self._server = _Page(options, control) if options.web else None
         sinks = _sinks(options, cameras, stop) + ([self._server.frames] if self._server else [])
         self.runners = [SinkRunner(sink, capacity=_WAITING, lossless=recorded and sink.name not in _FOR_EYES) for sink in sinks]
@@ -61,16 +66,22 @@ class StreamSinks:
             self._server.start()
 
     def close(self) -> None:
-        """Finish what is queued, then the outputs."""
+        """Finish what is queued, then the outputs. Where that was interrupted, it is not begun again: somebody wants the end."""
+        if self._closing:
+            return
+        self._closing = True
         if self._server:
             self._server.close()
         for runner in self.runners:
             runner.close()
 
     def files(self) -> list[str]:
-        """Return what was written, for people."""
-        outputs = self._outputs
-        return [str(path) for path in (outputs.video, outputs.jsonl, outputs.csv, outputs.snapshots) if path is not None]
+        """Return where something was written, for people."""
+        outputs, video = self._outputs, self._outputs.video
+        if video and (self._several or outputs.segment_seconds):
+            video = video.with_name(f"{video.stem}-*{video.suffix}")
+        paths = {"video": video, "jsonl": outputs.jsonl, "csv": outputs.csv, "snapshots": outputs.snapshots}
+        return [str(paths[status.name]) for status in (runner.status for runner in self.runners) if status.written and paths.get(status.name)]
 
 
 class _Page:

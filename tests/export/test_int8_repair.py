@@ -86,16 +86,15 @@ def test_the_repair_table_has_every_repair_and_equalizing_undoes_a_spread(projec
 def test_scaling_channels_leaves_fp32_as_it_is_and_bias_correction_brings_means_back(project: Project) -> None:
     repair, model = script("int8_repair"), onnx.load(project.model / "model.onnx")
     spread = repair.spread_channels(model, 2.0)
-    assert repair.pairs(model)
-    for changed in (spread, repair.equalized(spread, [IMAGE])):
-        np.testing.assert_allclose(logits(changed), logits(model), atol=1e-3)
+    assert spread != model
+    np.testing.assert_allclose(logits(spread), logits(model), atol=1e-3)
     placement = find_placement(spread.graph)
     ranges = dict.fromkeys(placement.tensors, 3.0)  # cuts off a lot
     names = [node.output[0] for node in spread.graph.node if node.name in set(quantizable_layers(spread.graph))]
-    expected = repair.channel_figures(spread, names, [IMAGE], largest=False)
+    expected = repair.channel_means(spread, names, [IMAGE])
     corrected = repair.bias_corrected(spread, lambda plain: insert_qdq(plain, placement, ranges), [IMAGE])
     errors = []
     for made in (spread, corrected):
-        means = repair.channel_figures(insert_qdq(made, placement, ranges), names, [IMAGE], largest=False)
+        means = repair.channel_means(insert_qdq(made, placement, ranges), names, [IMAGE])
         errors.append(max(float(np.abs(means[name] - expected[name]).max()) for name in names))
     assert errors[1] < 0.1 * errors[0]  # not 0: what is fused, and so the last digits, depends on what is read out

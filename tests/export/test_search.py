@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from retinanet_edge.export.calibration_images import choose_images
 from retinanet_edge.export.layer_search import Trial, fewest, needed, search
@@ -25,42 +24,19 @@ from retinanet_edge.export.sensitivity import detection_error
 from retinanet_edge.export.typed_graph import to_typed_int8
 from retinanet_edge.runtime.dataset import read_dataset
 from retinanet_edge.runtime.model_card import Precision
-from retinanet_edge.runtime.model_folder import file_sha256, read_card, write_card
+from retinanet_edge.runtime.model_folder import file_sha256, read_card
 from tests.conftest import ROOT, Commands, Finished, Project
+from tests.export.damaged_models import FRAGILE, add_weights_that_cancel
 
 COMMAND = "export/build_engine.py"
-FRAGILE = "/backbone/features/conv1/conv1.3/Conv"
 LIMIT = ("--max-ap-drop", 5)
-
-
-def damage(model: Path) -> None:
-    """Make one channel that FRAGILE reads 10,000 times as large and its weights as much smaller.
-
-    That changes nothing in FP32; in INT8 the step of the tensor is then larger than all its other channels.
-    """
-    graph = onnx.load(model / "model.onnx")
-    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    makers = {node.output[0]: node for node in graph.graph.node}
-    reader = next(node for node in graph.graph.node if node.name == FRAGILE)
-    maker = makers[makers[reader.input[0]].input[0]]
-    assert (makers[reader.input[0]].op_type, maker.op_type) == ("Relu", "Conv")
-    for name, channel, factor in (
-        (maker.input[1], np.s_[0], 1e4), (maker.input[2], np.s_[0], 1e4), (reader.input[1], np.s_[:, 0], 1e-4),
-    ):  # fmt: skip
-        values = numpy_helper.to_array(constants[name]).copy()
-        values[channel] *= np.float32(factor)
-        constants[name].CopyFrom(numpy_helper.from_array(values, name))
-    onnx.save(graph, model / "model.onnx")
-    card = read_card(model)
-    assert card.onnx is not None
-    write_card(model, card.with_onnx(dataclasses.replace(card.onnx, sha256=file_sha256(model / "model.onnx"))))
 
 
 @pytest.fixture(scope="module")
 def damaged(finished_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A model with one layer that INT8 destroys. Not to be changed."""
+    """A model with one layer that INT8 destroys, and that equalization does not repair. Not to be changed."""
     folder = Path(shutil.copytree(finished_project.folder, tmp_path_factory.mktemp("search") / "project", symlinks=True))
-    damage((folder / "models" / "latest").resolve())
+    add_weights_that_cancel((folder / "models" / "latest").resolve())
     return Project(folder, {})
 
 
@@ -88,7 +64,9 @@ def test_the_layer_that_int8_destroys_is_found_and_kept_and_only_it(searched: tu
     assert card.verdict.passed
     assert (card.int8.sha256, card.verdict.onnx_sha256) == (file_sha256(project.model / "model.int8.onnx"),) * 2
     lines = done.out.splitlines()
-    assert any(line.startswith("   0 of ") and not line.endswith(", enough") for line in lines)  # all of it INT8 loses too much
+    tried = [line for line in lines if line.startswith("   0 of ")]  # all of it INT8, which loses too much
+    assert [", equalized: " in line for line in tried] == [False, True]
+    assert not any(line.endswith(", enough") for line in tried)
     assert lines[lines.index("what INT8 of one layer alone changes in scores and boxes:") + 1].endswith(f"  {FRAGILE}")
     assert any(line.startswith("   1 of ") and line.endswith(", enough") for line in lines)
     assert any(line.startswith("kept out of INT8, 1 of ") and line.endswith(f": {FRAGILE}") for line in lines)
@@ -126,7 +104,7 @@ def test_the_picture_is_in_the_report(searched: tuple[Project, Finished]) -> Non
     root = ElementTree.fromstring(path.read_text())
     assert (root.get("width"), root.get("height")) == (str(WIDTH), str(HEIGHT)) == ("720", "540")
     curves = [element for element in root.iter() if element.tag.endswith("polyline")]
-    assert [len(curve.get("points", "").split()) for curve in curves] == [3, 3]  # none, one and all layers kept
+    assert [len(curve.get("points", "").split()) for curve in curves] == [4, 4]  # none, none equalized, one and all layers kept
     page = Commands(project.folder).must("runtime/report.py").out.split()[1].rstrip(":")
     html = (project.folder / page).read_text()
     assert FRAGILE in html
@@ -154,7 +132,9 @@ def test_where_no_choice_suffices_nothing_is_kept(project: Project, tmp_path: Pa
     found = search(project.model / "model.onnx", tmp_path / "int8.onnx", images, "percentile", losing, 0.05, 0.05)
     assert "no choice of layers suffices, short of all of them: build_engine.py --fp16 builds without INT8" in capsys.readouterr().out
     assert found.kept == ()
-    assert [trial.kept for trial in found.trials] == [0, 1, 2, 4, 8, 16, 32, 33]  # 33 layers
+    assert [trial.kept for trial in found.trials] == [0, 0, 1, 2, 4, 8, 16, 32, 33]  # 33 layers
+    assert [trial.equalized for trial in found.trials] == [True] + 8 * [False]  # of the same AP: gone on without, which comes behind
+    assert not found.equalized
     assert (found.fp32.metrics.ap, found.int8.metrics.ap) == (0.5, 0.4)
     quantize(project.model / "model.onnx", tmp_path / "plain.onnx", images, "percentile")
     assert (tmp_path / "int8.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
@@ -201,7 +181,7 @@ def test_flags_that_contradict_each_other_are_one_line(flags: tuple[str, ...], e
 def test_a_dry_run_says_that_layers_may_be_kept(damaged: Project) -> None:
     before = contents(damaged.model)
     said = Commands(damaged.folder).must(COMMAND, "--int8", "--search", "--dry-run").out
-    assert "perhaps with layers kept out of INT8" in said
+    assert "perhaps with channels equalized or layers kept out of INT8" in said
     assert contents(damaged.model) == before
 
 
@@ -249,7 +229,7 @@ def test_the_error_is_of_scores_and_boxes_by_hand() -> None:
 
 def test_the_picture_shows_every_trial_and_rings_the_choice() -> None:
     trials = (Trial(0, 0.1, 5.0), Trial(1, 0.4, 6.0), Trial(2, 0.5, 7.0), Trial(8, 0.5, 9.0))
-    root = ElementTree.fromstring(draw(trials, 2, 0.005))
+    root = ElementTree.fromstring(draw(trials, trials[2], 0.005))
     circles = [element for element in root.iter() if element.tag.endswith("circle")]
     rings = [circle for circle in circles if circle.get("fill") == "none"]
     assert (len(circles), len(rings)) == (2 * 4 + 2, 2)

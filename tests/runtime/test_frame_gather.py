@@ -64,6 +64,13 @@ def test_a_recordings_frame_is_as_old_as_its_taking_a_live_cameras_as_its_arriva
     assert before <= recorded.arrived_s <= time.perf_counter()
 
 
+def test_what_live_cameras_gave_before_anybody_took_is_skipped_and_nothing_of_a_recording():
+    cameras = [ScriptedCamera("a", [0, 1], live=True), ScriptedCamera("b", [0])]
+    gather = FrameGather(cameras, threading.Event(), 2)
+    gather.skip_waiting()
+    assert batches(gather) == [[("a", 1), ("b", 0)]]
+
+
 def test_it_waits_for_a_camera_that_may_come_back_and_ends_when_stopped():
     camera, ready = ScriptedCamera("a", [], at_end=CameraState.BACKOFF), threading.Event()
     gather, found = FrameGather([camera], ready, 1), []

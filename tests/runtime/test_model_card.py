@@ -129,9 +129,9 @@ def test_a_card_of_version_3_has_no_interval():
 
 def test_a_card_of_version_4_keeps_no_layers_out_of_int8():
     written = json.loads(FULL.to_json())
-    assert written["int8"]["kept"] == []
+    assert (written["int8"]["kept"], written["int8"]["equalized"]) == ([], False)
     written["schema_version"] = 4
-    del written["int8"]["kept"]
+    del written["int8"]["kept"], written["int8"]["equalized"]
     assert card_from_json(json.dumps(written), "card.json") == FULL
     written["int8"] = None
     assert card_from_json(json.dumps(written), "card.json").int8 is None
@@ -196,7 +196,7 @@ def test_what_is_no_card_of_this_schema(text, said):
         ("input.color_order", "RGB", r"input\.color_order must be one of \['BGR'\], got 'RGB'"),
         ("verdict.passed", 1, r"verdict\.passed must be bool, got 1"),
         ("nms.top_k_per_level", 1.5, r"nms\.top_k_per_level must be int, got 1\.5"),
-        ("int8.calibration.method", "guess", r"int8\.calibration\.method must be one of \['minmax', 'percentile', 'entropy', 'mse'\]"),
+        ("int8.calibration.method", "guess", r"int8\.calibration\.method must be one of \['minmax', 'percentile', 'entropy', 'mse', 'qat'\]"),
         ("accuracy.0.ap", None, r"accuracy\[0\]\.ap must be float, got None"),
         ("engines.0.options", [], r"engines\[0\]\.options must be an object"),
         ("engines.0.options", {"int8": True}, r"engines\[0\]\.options\.int8 must be str, got True"),

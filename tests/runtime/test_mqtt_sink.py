@@ -257,5 +257,5 @@ def test_an_address_and_a_ca_file_that_are_none(tmp_path):
 
 def test_without_paho_it_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
-    with pytest.raises(UserInputError, match=r"--mqtt needs paho-mqtt: run pip install -e '\.\[mqtt\]'"):
+    with pytest.raises(UserInputError, match=r"--mqtt needs paho-mqtt: run pip install paho-mqtt"):
         MqttSink("mqtt://host/a")

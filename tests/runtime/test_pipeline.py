@@ -99,6 +99,25 @@ def test_a_limit_is_kept_to_the_frame(tmp_path, limit, cameras, expected):
     assert flow.monitor.inferred == expected
 
 
+def test_a_limit_ends_it_where_the_camera_gives_nothing_more(tmp_path):
+    class Silent(Recorded):
+        """Waits for ever for its next image."""
+
+        @property
+        def status(self):
+            return CameraStatus(self.name, CameraState.RUNNING, False, self.made, 0, 0, 0, 25.0, None, None, None)
+
+    flow = Flow(tmp_path, [Silent("a", 3)], BrightEngine(max_batch=1))
+    running = threading.Thread(target=flow.run, args=(3,), daemon=True)
+    running.start()
+    running.join(30)
+    ended = not running.is_alive()
+    flow.gather.stop()
+    running.join(30)
+    assert ended
+    assert [result.frame.index for result in flow.sink.results] == [0, 1, 2]
+
+
 def test_no_more_than_one_batch_lies_ready_for_the_engine(tmp_path):
     camera, ahead = Recorded("a", 30), []
 

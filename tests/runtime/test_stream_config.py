@@ -55,6 +55,7 @@ def test_what_is_typed_wins_also_over_lists(tmp_path):
         ("config = 'other.toml'", "config is no setting"),
         ("track = 1", "track must be true or false, got 1"),
         ("camera = [[1]]", r"camera must be text or a number, got \[1\]"),
+        (r'jsonl = "a\u0000b"', "jsonl must be text or a number, got"),
         ("threshold = ", "must be TOML, got an error"),
     ],
 )
@@ -69,11 +70,32 @@ def test_a_missing_file_is_one_line(tmp_path):
         parsed(f"--config={tmp_path / 'none.toml'}")
 
 
-def test_a_wrong_value_is_refused_as_the_flags_is(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parsed(config(tmp_path, "threshold = 1.5"))
-    assert ended.value.code == 2
-    assert "argument --threshold: must be a number, at least 0 and at most 1, got 1.5" in capsys.readouterr().err
+def test_a_wrong_value_is_refused_as_the_flags_is(tmp_path):
+    messages = []
+    for given in ("--threshold=1.5", config(tmp_path, "threshold = 1.5")):
+        with pytest.raises(UserInputError, match=r"--threshold: must be a number, at least 0 and at most 1, got 1\.5") as caught:
+            parsed(given)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("typed", [
+    ["rtsp://me:hunter2@cam/1"], ["--size", "rtsp://me:hunter2@cam/1"], ["--config=x.toml", "--none=rtsp://me:hunter2@cam/1"], ["--config"],
+])  # fmt: skip
+def test_a_wrong_command_line_ends_nothing_and_shows_no_password(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text("")
+    with pytest.raises(UserInputError, match=r"run stream\.py -h") as caught:
+        parsed(*typed)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1.10", "007", "1e3", "0", "12.5", "99999999999999999999", "0.00001", "-1"])
+def test_text_that_looks_like_a_number_stays_as_it_is(tmp_path, text):
+    typed = ("--classes", text, "--camera", text)
+    read = parsed(config(tmp_path, printed(*typed)))
+    assert (read.classes, read.camera) == ((text,), [text])
 
 
 def test_the_printed_file_means_the_same(tmp_path):

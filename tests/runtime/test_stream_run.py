@@ -4,6 +4,8 @@ import json
 import os
 import runpy
 import signal
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,8 +15,10 @@ from retinanet_edge.runtime.camera import RestartLimits, SourceOptions
 from retinanet_edge.runtime.detection_filter import DetectionFilter
 from retinanet_edge.runtime.errors import CameraError, RetinaNetEdgeError, UserInputError
 from retinanet_edge.runtime.regions import parse_lines
+from retinanet_edge.runtime.source_address import NamedSource, parse_source
 from retinanet_edge.runtime.stream_options import OutputOptions, StreamOptions
 from retinanet_edge.runtime.stream_run import stream
+from retinanet_edge.runtime.stream_sinks import StreamSinks
 
 bright = runpy.run_path(str(Path(__file__).with_name("bright_engine.py")))
 BrightEngine, write_model, write_video, bright_image = (
@@ -90,7 +94,7 @@ def test_a_line_counts_what_crosses_it(tmp_path, model):
 
 def test_a_live_camera_given_up_ends_the_stream_with_its_reason(tmp_path, model):
     limits = RestartLimits(stale_s=5, first_wait_s=0.01, longest_wait_s=0.02, restarts=2)
-    with pytest.raises(RetinaNetEdgeError, match="gave up after 2 restarts"):
+    with pytest.raises(RetinaNetEdgeError, match=r"camera demo: .*gave up after 2 restarts"):
         stream_lines(tmp_path, model, "demo:gone@5", limits=limits, source=SourceOptions(fps=200))
     assert lines_of(tmp_path / "out.jsonl")  # what came before is there
 
@@ -156,6 +160,107 @@ def test_a_wrong_configuration_changes_nothing(tmp_path, model, capsys):
     stream(StreamOptions((str(video),), model=model, engine=Reloading(), outputs=OutputOptions(jsonl=path, window=False)), broken)
     assert len(lines_of(path)) == 20
     assert "the configuration is not read again: stream.toml must be TOML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"cameras": ("nowhere.mp4",)}, "is not read again: --camera must be"),
+    ({"outputs": OutputOptions(jsonl=Path("none/out.jsonl"), window=False)}, "is not read again: --jsonl must be in a folder that exists"),
+    ({"model": Path("none")}, "is not read again: model folder none does not exist"),
+    ({"filter": DetectionFilter(0.5, only=("zebra",))}, "is not read again: the model has no class zebra"),
+])  # fmt: skip
+def test_options_that_cannot_be_change_nothing(tmp_path, model, capsys, change, message):
+    video, path = write_video(tmp_path / "a.mp4", 20), tmp_path / "out.jsonl"
+    options = StreamOptions((str(video),), model=model, engine=Reloading(), outputs=OutputOptions(jsonl=path, window=False))
+    stream(options, lambda: replace(options, **change))
+    assert [line["frame"] for line in lines_of(path)] == list(range(20))
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"outputs": OutputOptions(mqtt="nothing", window=False)}, "--mqtt must be"),
+    ({"web": "0.0.0.0:0"}, "needs a token"),
+    ({"cameras": ("demo:gone@0",)}, "the demo is gone at frame 0"),
+])  # fmt: skip
+def test_where_the_new_options_do_not_open_the_former_ones_go_on(tmp_path, model, capsys, change, message):
+    video, path = write_video(tmp_path / "a.mp4", 20), tmp_path / "out.jsonl"
+    options = StreamOptions((str(video),), model=model, engine=Reloading(), outputs=OutputOptions(jsonl=path, window=False))
+    stream(options, lambda: replace(options, **change))
+    assert [line["frame"] for line in lines_of(path)] == list(range(20))
+    said = capsys.readouterr().err
+    assert "the new configuration cannot be followed, the one before goes on: " in said
+    assert message in said
+
+
+def test_a_reload_while_everything_is_opened_is_not_lost(tmp_path, model):
+    """The second one comes while the stream of the first one is being opened."""
+    video, path = write_video(tmp_path / "a.mp4", 20), tmp_path / "out.jsonl"
+    first = StreamOptions((str(video),), model=model, engine=Reloading(), outputs=OutputOptions(jsonl=path, window=False))
+
+    class Opening(NamedSource):
+        @property
+        def source(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return parse_source(str(video), SourceOptions()).source
+
+    files = iter([replace(first, cameras=(Opening("a", None),)), replace(first, cameras=(str(video),), frames=3)])
+    stream(first, lambda: next(files, replace(first, frames=3)))
+    assert [line["frame"] for line in lines_of(path)] == [0, 1, 2]
+
+
+def test_a_signal_after_a_reload_opens_nothing_more(tmp_path, model):
+    class Both(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 5:
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().infer(images)
+
+    path, engine = tmp_path / "out.jsonl", Both()
+    options = StreamOptions((str(write_video(tmp_path / "a.mp4", 200)),), model=model, engine=engine,
+                            outputs=OutputOptions(jsonl=path, window=False))  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        stream(options, lambda: replace(options, outputs=OutputOptions(jsonl=tmp_path / "other.jsonl", window=False)))
+    assert [line["frame"] for line in lines_of(path)] == list(range(len(engine.calls)))
+
+
+def test_every_frame_of_live_cameras_is_counted_once(tmp_path, model):
+    cameras, seen = ("a=demo:live", "b=demo:live"), []
+    stream(StreamOptions(cameras, model=model, engine=BrightEngine(), source=SourceOptions(fps=100), frames=150,
+                         outputs=OutputOptions(jsonl=tmp_path / "out.jsonl", window=False)), at_end=seen.append)  # fmt: skip
+    status = seen[0]
+    for camera in status.cameras:
+        taken = sum(line["camera"] == camera.name for line in lines_of(tmp_path / "out.jsonl"))
+        assert 0 <= camera.captured - camera.dropped - taken <= 2  # in flight at the end: one that waits, one cut off by the limit
+    assert status.inferred == 150
+
+
+def test_what_comes_while_outputs_close_is_nobodys_loss(model):
+    """The receiver takes connections and never answers: three seconds of closing would be 300 frames."""
+    receiver = socket.create_server(("127.0.0.1", 0))
+    address, seen = f"http://127.0.0.1:{receiver.getsockname()[1]}/", []
+    with receiver:
+        options = StreamOptions(("demo:live",), model=model, engine=BrightEngine(), source=SourceOptions(fps=100), frames=20,
+                                filter=DetectionFilter(0.05), outputs=OutputOptions(webhook=address, window=False))  # fmt: skip
+        stream(options, at_end=seen.append)
+    (camera,), (webhook,) = seen[0].cameras, seen[0].sinks
+    assert webhook.failed  # three seconds and more after the last frame
+    assert camera.captured < 200
+
+
+def test_an_interrupted_close_of_outputs_is_not_begun_again(model):
+    class Hanging:
+        calls = 0
+
+        def close(self):
+            self.calls += 1
+            raise KeyboardInterrupt
+
+    sinks = StreamSinks(StreamOptions(model=model, outputs=OutputOptions(window=False)), [], None, lambda: None)
+    sinks.runners = [Hanging()]
+    with pytest.raises(KeyboardInterrupt):
+        sinks.close()
+    sinks.close()
+    assert sinks.runners[0].calls == 1
 
 
 def test_outputs_are_checked_before_anything_is_opened(tmp_path, model):
