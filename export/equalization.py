@@ -77,9 +77,10 @@ def scaled(model: onnx.ModelProto, factors: Mapping[str, NDArray[np.float32]]) -
     for pair in pairs(model.graph):
         factor = factors[pair.maker.name].reshape(-1, 1, 1, 1)
         kernel, *bias = pair.maker.input[1:]
-        weights[kernel] = weights[kernel] * factor
-        for name in bias:
-            weights[name] = weights[name] * factor.ravel()
+        with np.errstate(over="ignore"):  # is_same_function finds what is no longer finite
+            weights[kernel] = weights[kernel] * factor
+            for name in bias:
+                weights[name] = weights[name] * factor.ravel()
         following = weights[pair.reader.input[1]]
         weights[pair.reader.input[1]] = following / (factor if _is_depthwise(following.shape, len(factor)) else factor.swapaxes(0, 1))
     for tensor in made.graph.initializer:

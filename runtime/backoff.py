@@ -19,9 +19,9 @@ class Backoff:
         self.failures = 0
         self._longest_draw_s = min(self._limits.first_wait_s, self._limits.longest_wait_s)
 
-    def next_wait_s(self) -> float | None:
-        """Count one more failure; return the seconds to wait after it, None where the limit of restarts is used up."""
-        if self._limits.restarts is not None and self.failures >= self._limits.restarts:
+    def next_wait_s(self, beyond_limit: bool = False) -> float | None:
+        """Count one more failure; return the seconds to wait after it, None where the limit of restarts is used up and counts."""
+        if not beyond_limit and self._limits.restarts is not None and self.failures >= self._limits.restarts:
             return None
         self.failures += 1
         wait_s = self._longest_draw_s * (0.5 + 0.5 * self._random())

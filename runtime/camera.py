@@ -76,6 +76,7 @@ class RestartLimits:
     stale_s: seconds without a frame. identical_frames: equal images in a row, 0 for any number. first_wait_s doubles with each failure in
     a row up to longest_wait_s, each wait being drawn between half and all of it, so that a site's cameras do not all knock at once.
     restarts: connections in a row that may fail, or give frames for less than healthy_s, before the camera is FAILED; None: no limit.
+    Where another camera of the stream runs, there is none either.
     """
 
     stale_s: float = 10.0

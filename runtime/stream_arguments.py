@@ -75,7 +75,8 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--restarts", type=whole_number(0), default=50, metavar="N",
-        help="attempts in a row that may fail before a camera is given up; once all are, the exit code is 1; default %(default)s",
+        help="attempts in a row that may fail before a camera is given up, unless another one runs; once all are, the exit code is 1; "
+        "default %(default)s",
     )  # fmt: skip
     group.add_argument(
         "--wait-for-cameras", action="store_true",

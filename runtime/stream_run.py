@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 
 from retinanet_edge.runtime.camera import CameraState
@@ -90,14 +91,21 @@ def _open(stack: ExitStack, options: StreamOptions, signals: _Signals, wait: boo
     """Open cameras, engine and outputs, which the stack closes. wait: for cameras that are not there."""
     named, card = _checked(options)
     frame_ready = threading.Event()
-    cameras = [_opened(stack, SupervisedCamera(one.name, one.source, options.limits, frame_ready=frame_ready)) for one in named]
-    stack.callback(_stop_all, cameras)  # at once: each may take its time to close
-    with _quiet(_CAMERA_LOG), ExitStack() as at_failure:
-        for camera in cameras:
-            at_failure.callback(camera.close)
+    with ExitStack() as starting:
+        if not wait:
+            starting.enter_context(_quiet(_CAMERA_LOG))
+        cameras_open = starting.enter_context(ExitStack())
+        cameras: list[SupervisedCamera] = []
+        for one in named:
+            camera = SupervisedCamera(
+                one.name, one.source, options.limits, frame_ready=frame_ready, others_run=partial(_another_runs, cameras, one.name)
+            )
+            cameras_open.callback(camera.close)
+            cameras.append(camera)
+        cameras_open.callback(_stop_all, cameras)  # at once: each may take its time to close
         if not wait:
             _wait_for_first(cameras, signals)
-        at_failure.pop_all()
+        stack.push(cameras_open.pop_all())
     batch = _batch(options.engine, card, len(cameras))
     detector = stack.enter_context(Detector(options.model, options.engine, 0.0, max_batch=batch))
     for warning in options.filter.resolved(card.classes, card.nms.score_threshold).warnings:
@@ -254,9 +262,8 @@ def _named_sources(options: StreamOptions) -> list[NamedSource]:
     return named
 
 
-def _opened(stack: ExitStack, camera: SupervisedCamera) -> SupervisedCamera:
-    stack.callback(camera.close)
-    return camera
+def _another_runs(cameras: list[SupervisedCamera], name: str) -> bool:
+    return any(camera.status.state is CameraState.RUNNING for camera in cameras if camera.name != name)
 
 
 def _stop_all(cameras: list[SupervisedCamera]) -> None:

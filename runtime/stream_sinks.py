@@ -81,7 +81,8 @@ class StreamSinks:
         if video and (self._several or outputs.segment_seconds):
             video = video.with_name(f"{video.stem}-*{video.suffix}")
         paths = {"video": video, "jsonl": outputs.jsonl, "csv": outputs.csv, "snapshots": outputs.snapshots}
-        return [str(paths[status.name]) for status in (runner.status for runner in self.runners) if status.written and paths.get(status.name)]
+        written = [status.name for status in (runner.status for runner in self.runners) if status.written]
+        return [str(path) for name, path in paths.items() if path is not None and name in written]
 
 
 class _Page:

@@ -35,16 +35,17 @@ class SupervisedCamera:
 
     frame_ready: set when a frame comes or the state changes; one for all cameras of a consumer, who clears it, takes from each camera until
     None, looks at the states, and waits for it only where nothing was there. random: draws the waits of the back-off, from [0, 1).
+    others_run: whether another camera of the stream runs; while one does, this one is not given up, which would end nothing.
     """
 
     def __init__(
         self, name: str, source: Source, limits: RestartLimits = _DEFAULT_LIMITS, *, frame_ready: threading.Event,
-        random: Callable[[], float] = random_numbers.random,
+        random: Callable[[], float] = random_numbers.random, others_run: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.name = name
         self.remark: str | None = None
         self.last_failure: CameraError | None = None  # of the last failure, until a frame comes
-        self._source, self._limits, self._frame_ready = source, limits, frame_ready
+        self._source, self._limits, self._frame_ready, self._others_run = source, limits, frame_ready, others_run
         self._backoff, self._log, self._intake = Backoff(limits, random), CameraLog(name), FrameIntake(name, source, limits)
         self._state = CameraState.CONNECTING
         self._reader: SourceReader | None = None
@@ -122,7 +123,7 @@ class SupervisedCamera:
                 return CameraState.FAILED
             if self._intake.staleness.healthy:
                 self._backoff.reset()
-            wait_s = self._backoff.next_wait_s()
+            wait_s = self._backoff.next_wait_s(self._others_run())
             if wait_s is None:
                 self.last_failure = CameraError(f"{failure.error}; gave up after {self._limits.restarts} restarts", failure.error.fault)
                 return CameraState.FAILED

@@ -1,15 +1,20 @@
-"""Models that INT8 harms more than FP32 shows, made of a finished one in two ways."""
+"""Models that INT8 harms more than FP32 shows, made of a finished one in two ways; and figures as a test wants them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from retinanet_edge.export.measurement import Measurement, measure
+from retinanet_edge.runtime.dataset import read_dataset
+from retinanet_edge.runtime.model_card import Precision
 from retinanet_edge.runtime.model_folder import file_sha256, read_card, write_card
+from tests.conftest import Project
 
 FRAGILE = "/backbone/features/conv1/conv1.3/Conv"
 
@@ -60,3 +65,15 @@ def _save(model: Path, graph: onnx.ModelProto, weights: dict[str, np.ndarray]) -
     card = read_card(model)
     assert card.onnx is not None
     write_card(model, card.with_onnx(dataclasses.replace(card.onnx, sha256=file_sha256(model / "model.onnx"))))
+
+
+def figures(project: Project, ap: Callable[[onnx.ModelProto], float]) -> Callable[[Path, Precision], Measurement]:
+    """Return what stands for measuring: AP 0.5 for FP32, for INT8 what `ap` says of its graph."""
+    samples = read_dataset(project.folder / "data" / "squares").val
+    found = measure(read_card(project.model), project.model / "model.onnx", "fp32", samples)
+
+    def measured(file: Path, precision: Precision) -> Measurement:
+        points = 0.5 if precision == "fp32" else ap(onnx.load(file))
+        return dataclasses.replace(found, metrics=dataclasses.replace(found.metrics, ap=points))
+
+    return measured

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import signal
 import subprocess
@@ -16,17 +15,15 @@ import pytest
 
 from retinanet_edge.export.calibration_images import choose_images
 from retinanet_edge.export.layer_search import Trial, fewest, needed, search
-from retinanet_edge.export.measurement import Measurement, measure
 from retinanet_edge.export.placement import choosable_tensors, find_placement, quantizable_layers
 from retinanet_edge.export.quantize import quantize
 from retinanet_edge.export.search_picture import HEIGHT, WIDTH, draw
 from retinanet_edge.export.sensitivity import detection_error
 from retinanet_edge.export.typed_graph import to_typed_int8
 from retinanet_edge.runtime.dataset import read_dataset
-from retinanet_edge.runtime.model_card import Precision
 from retinanet_edge.runtime.model_folder import file_sha256, read_card
 from tests.conftest import ROOT, Commands, Finished, Project
-from tests.export.damaged_models import FRAGILE, add_weights_that_cancel
+from tests.export.damaged_models import FRAGILE, add_weights_that_cancel, figures
 
 COMMAND = "export/build_engine.py"
 LIMIT = ("--max-ap-drop", 5)
@@ -122,14 +119,9 @@ def test_nothing_is_kept_where_nothing_is_needed(project: Project) -> None:
 
 
 def test_where_no_choice_suffices_nothing_is_kept(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def losing(file: Path, precision: Precision) -> Measurement:
-        """Measure less of every INT8 model than of FP32."""
-        found = measure(read_card(project.model), file, precision, dataset.val)
-        return dataclasses.replace(found, metrics=dataclasses.replace(found.metrics, ap=0.5 if precision == "fp32" else 0.4))
-
     dataset = read_dataset(project.folder / "data" / "squares")
     images = choose_images(dataset.train, read_card(project.model).input, 2, 0)
-    found = search(project.model / "model.onnx", tmp_path / "int8.onnx", images, "percentile", losing, 0.05, 0.05)
+    found = search(project.model / "model.onnx", tmp_path / "int8.onnx", images, "percentile", figures(project, lambda _: 0.4), 0.05, 0.05)
     assert "no choice of layers suffices, short of all of them: build_engine.py --fp16 builds without INT8" in capsys.readouterr().out
     assert found.kept == ()
     assert [trial.kept for trial in found.trials] == [0, 0, 1, 2, 4, 8, 16, 32, 33]  # 33 layers

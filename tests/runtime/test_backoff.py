@@ -31,5 +31,11 @@ def test_the_limit_of_restarts_and_a_new_beginning():
     assert Backoff(RestartLimits(restarts=0), lambda: 1.0).next_wait_s() is None
 
 
+def test_beyond_the_limit_it_goes_on_only_while_asked_to():
+    backoff = Backoff(RestartLimits(first_wait_s=1, longest_wait_s=3, restarts=1), lambda: 1.0)
+    assert [backoff.next_wait_s(beyond_limit=True) for _ in range(4)] == [1, 2, 3, 3]
+    assert backoff.next_wait_s() is None
+
+
 def test_without_a_limit_it_goes_on_for_ever():
     assert waits(1.0, 5000, first_wait_s=0.5, longest_wait_s=30, restarts=None)[-1] == 30  # 0.5 * 2^4999 is no float

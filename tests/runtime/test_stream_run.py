@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from retinanet_edge.runtime.camera import RestartLimits, SourceOptions
+from retinanet_edge.runtime.camera import CameraState, RestartLimits, SourceOptions
 from retinanet_edge.runtime.detection_filter import DetectionFilter
 from retinanet_edge.runtime.errors import CameraError, RetinaNetEdgeError, UserInputError
 from retinanet_edge.runtime.regions import parse_lines
@@ -97,6 +97,26 @@ def test_a_live_camera_given_up_ends_the_stream_with_its_reason(tmp_path, model)
     with pytest.raises(RetinaNetEdgeError, match=r"camera demo: .*gave up after 2 restarts"):
         stream_lines(tmp_path, model, "demo:gone@5", limits=limits, source=SourceOptions(fps=200))
     assert lines_of(tmp_path / "out.jsonl")  # what came before is there
+
+
+def test_a_camera_that_stays_away_is_tried_again_while_another_runs_and_fails_nothing(tmp_path, model):
+    limits = RestartLimits(first_wait_s=0.01, longest_wait_s=0.02, restarts=2)
+    lines, status = stream_lines(tmp_path, model, "a=demo:live", "b=demo:gone@1", limits=limits, source=SourceOptions(fps=100), frames=200)
+    assert len(lines) == 200
+    assert status.cameras[1].reconnects > 2
+    assert status.cameras[1].state is not CameraState.FAILED
+
+
+def test_a_signal_counts_more_than_a_camera_that_was_given_up(tmp_path, model):
+    class Interrupted(BrightEngine):
+        def infer(self, images):
+            if len(self.calls) == 50:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().infer(images)
+
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 99)
+    with pytest.raises(KeyboardInterrupt):
+        stream_lines(tmp_path, model, write_video(tmp_path / "a.mp4", 200), tmp_path / "broken.mp4", engine=Interrupted(max_batch=1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -357,6 +357,17 @@ class TestGivingUp:
             assert camera.error.fault is CameraFault.REFUSED
         assert changes()[-1] == "connecting -> failed: Connection refused; gave up after 4 restarts"
 
+    def test_while_another_camera_runs_it_is_not_given_up(self):
+        other_runs = threading.Event()
+        other_runs.set()
+        source = Script(gives(then=gone()))
+        with camera_of(source, replace(QUICK, restarts=2), others_run=other_runs.is_set) as camera:
+            wait_until(lambda: source.opened > 10)
+            assert camera.status.state is not CameraState.FAILED
+            other_runs.clear()
+            wait_until(lambda: camera.status.state is CameraState.FAILED)
+            assert camera.status.message == "gone; gave up after 2 restarts"
+
     def test_a_healthy_connection_starts_the_count_again(self):
         source = Script(*[gives(value, then=gone()) for value in range(6)], gives(then=gone()))
         with camera_of(source, replace(QUICK, restarts=1, healthy_s=0.0)) as camera:
