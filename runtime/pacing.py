@@ -1,4 +1,4 @@
-"""When to take the frame for the engine's next call: as late as can be without keeping the engine waiting, so that it is as new as can be."""
+"""When to take the frame for the engine's next call: so late that it is as new as can be, not so late that the engine waits."""
 
 from __future__ import annotations
 

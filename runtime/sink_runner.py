@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from retinanet_edge.runtime.latency import LatencyHistogram
 from retinanet_edge.runtime.sink import FrameResult, Sink, SinkError, SinkStatus
@@ -20,9 +21,13 @@ class SinkRunner:
 
     A full queue drops its oldest result, so that a sink that comes back begins with what is new. With `lossless`, for recordings, where
     nothing live waits, `put` first waits up to `patience_s` for room; having waited in vain, not again before the sink has taken something.
+    on_death: called where the sink raised what is no SinkError, a mistake in this program that only a new process mends.
     """
 
-    def __init__(self, sink: Sink, *, capacity: int = 30, lossless: bool = False, patience_s: float = 10.0) -> None:
+    def __init__(
+        self, sink: Sink, *, capacity: int = 30, lossless: bool = False, patience_s: float = 10.0,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._sink, self._capacity, self._lossless, self._patience_s = sink, capacity, lossless, patience_s
         self._changed = threading.Condition()
         self._queue: deque[FrameResult] = deque()
@@ -31,6 +36,7 @@ class SinkRunner:
         self._busy_since: float | None = None  # None: waits for a result
         self._progress_at = time.monotonic()
         self._message: str | None = None
+        self._on_death, self.died = on_death, False
         self._closing = self._ended = self._lost_patience = False
         self._failing, self._dropping = _Trouble(sink.name), _Trouble(sink.name)
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -102,6 +108,9 @@ class SinkRunner:
                 self._write(result)
             message = None
         finally:
+            if message is not None:
+                self.died = True
+                self._on_death()
             message = self._close_sink() or message
             with self._changed:
                 if not self._ended:  # else left behind: counted already

@@ -16,7 +16,7 @@ _LOGGER = "retinanet_edge"
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        clock = time.strftime("%H:%M:%S" if sys.stderr.isatty() else "%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # over the line of figures that stands there
         return f"{clear}{clock} {level}{redacted(record.getMessage())}"

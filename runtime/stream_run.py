@@ -183,10 +183,13 @@ class _Running:
         return self._monitor.status()
 
     def raise_failure(self) -> None:
-        """Raise what a supervisor or a script has to know: a camera given up, results of a recording that could not be written."""
+        """Raise what a supervisor or a script has to know: a camera given up, an output that died, results of a recording that
+        could not be written."""
         for camera in self._cameras:
             if camera.error is not None:  # a live one ran: it is not what the user typed that is wrong
                 raise RetinaNetEdgeError(f"camera {camera.name}: {camera.error}") if camera.live else camera.error
+        if dead := [runner.status.name for runner in self.runners if runner.died]:
+            raise RetinaNetEdgeError(f"{dead[0]} ended by an unexpected error, which stands above: start again, and report it")
         if any(camera.live for camera in self._cameras):
             return  # its results are for the moment, and what became of them has been counted
         for status in (runner.status for runner in self.runners):

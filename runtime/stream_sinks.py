@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from retinanet_edge.runtime.camera import Camera
@@ -58,7 +59,9 @@ class StreamSinks:
         self._outputs, self._several, self._closing = options.outputs, len(cameras) > 1, False
         self._server = _Page(options, control) if options.web else None
         sinks = _sinks(options, cameras, stop) + ([self._server.frames] if self._server else [])
-        self.runners = [SinkRunner(sink, capacity=_WAITING, lossless=recorded and sink.name not in _FOR_EYES) for sink in sinks]
+        self.runners = [
+            SinkRunner(sink, capacity=_WAITING, lossless=recorded and sink.name not in _FOR_EYES, on_death=stop) for sink in sinks
+        ]
 
     def start(self) -> None:
         """Serve the page. Raises UserInputError where it cannot be."""
@@ -72,8 +75,9 @@ class StreamSinks:
         self._closing = True
         if self._server:
             self._server.close()
-        for runner in self.runners:
-            runner.close()
+        if self.runners:
+            with ThreadPoolExecutor(len(self.runners), "closing") as threads:  # each may take its time: they take it together
+                list(threads.map(SinkRunner.close, self.runners))
 
     def files(self) -> list[str]:
         """Return where something was written, for people."""

@@ -48,6 +48,11 @@ class Routes:
         self._events = EventFeed(frames)
         self._viewers = 0
 
+    def release(self) -> None:
+        """Let go of the stream, after the end: aiohttp remembers handlers of applications that are long over, up to a thousand."""
+        self._views.clear()
+        del self._control, self._frames, self._events
+
     def application(self) -> web.Application:
         """Return the application."""
         application = web.Application(middlewares=[self._access.check], client_max_size=LARGEST_BODY)

@@ -66,7 +66,8 @@ class WebServer:
 
     async def _serve(self, listening: socket.socket, ready: threading.Event) -> None:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        application = Routes(self._control, self._frames, self._access).application()
+        routes = Routes(self._control, self._frames, self._access)
+        application = routes.application()
         application.middlewares.insert(0, self._note_request)
         log = logging.getLogger(__name__)
         log.addFilter(_is_our_fault)
@@ -81,6 +82,8 @@ class WebServer:
         await ended.wait()
         listener.close()
         await runner.cleanup()
+        routes.release()
+        del self._control, self._frames
 
     def _connection(self, runner: web.AppRunner) -> asyncio.Protocol:
         """Return what handles a new connection: aiohttp, with an end for those that never finish their first request."""

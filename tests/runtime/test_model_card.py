@@ -196,7 +196,7 @@ def test_what_is_no_card_of_this_schema(text, said):
         ("input.color_order", "RGB", r"input\.color_order must be one of \['BGR'\], got 'RGB'"),
         ("verdict.passed", 1, r"verdict\.passed must be bool, got 1"),
         ("nms.top_k_per_level", 1.5, r"nms\.top_k_per_level must be int, got 1\.5"),
-        ("int8.calibration.method", "guess", r"int8\.calibration\.method must be one of \['minmax', 'percentile', 'entropy', 'mse', 'qat'\]"),
+        ("int8.calibration.method", "guess", r"calibration\.method must be one of \['minmax', 'percentile', 'entropy', 'mse', 'qat'\]"),
         ("accuracy.0.ap", None, r"accuracy\[0\]\.ap must be float, got None"),
         ("engines.0.options", [], r"engines\[0\]\.options must be an object"),
         ("engines.0.options", {"int8": True}, r"engines\[0\]\.options\.int8 must be str, got True"),

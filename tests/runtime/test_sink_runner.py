@@ -210,9 +210,11 @@ def test_a_sink_that_breaks_is_closed_and_said_and_stops_nobody(monkeypatch):
     monkeypatch.setattr(threading, "excepthook", broken.append)
     sink = GatedSink(permits=10)
     sink.error = ZeroDivisionError("a mistake of ours")
-    runner = SinkRunner(sink, capacity=1, lossless=True, patience_s=60)
+    deaths = []
+    runner = SinkRunner(sink, capacity=1, lossless=True, patience_s=60, on_death=lambda: deaths.append(1))
     runner.put(result_of(0))
     assert wait_until(lambda: sink.closed == 1)
+    assert (deaths, runner.died) == ([1], True)
     for index in range(1, 5):
         runner.put(result_of(index))
     runner.close()

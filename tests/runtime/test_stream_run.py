@@ -335,3 +335,10 @@ def test_the_summary_counts_and_times(tmp_path, model, capsys):
     stages = {row[:12].strip(): [float(value) for value in row[12:].split()] for row in output[3:-1]}
     assert list(stages) == ["wait", "letterbox", "network", "nms", "boxes", "analysis", "latency", "age jsonl"]
     assert output[-1] == f"wrote {tmp_path / 'out.jsonl'}"
+
+
+def test_an_output_that_dies_of_a_mistake_ends_the_stream_for_the_supervisor(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    monkeypatch.setattr("retinanet_edge.runtime.jsonl_sink.as_json", lambda _: 1 / 0)
+    with pytest.raises(RetinaNetEdgeError, match="jsonl ended by an unexpected error"):
+        stream_lines(tmp_path, model, "demo:live", source=SourceOptions(fps=100))

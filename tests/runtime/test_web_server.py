@@ -1,10 +1,13 @@
 """The web server over real connections: every route, changes of the filter, its life from start to close."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
 import threading
+import urllib.request
+import weakref
 
 import cv2
 import numpy as np
@@ -230,3 +233,17 @@ def test_ipv6():
 
 def test_class_names_reach_the_page_as_they_are(site):
     assert [one["name"] for one in json.loads(site.ask("/status")[2])["classes"]] == list(CLASSES)
+
+
+def test_nothing_holds_the_stream_after_the_end():
+    """aiohttp's cache of handlers would keep each stream that was ever served, and a reload begins a new one."""
+    control = FakeControl()
+    server = WebServer(control, LatestFrames(), port=0)
+    server.start()
+    with urllib.request.urlopen(server.url + "status", timeout=PATIENCE_S) as answer:
+        assert answer.status == 200
+    server.close()
+    gone = weakref.ref(control)
+    del control
+    gc.collect()
+    assert gone() is None
