@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from retinanet_edge.runtime.camera import Camera
@@ -75,9 +75,11 @@ class StreamSinks:
         self._closing = True
         if self._server:
             self._server.close()
-        if self.runners:
-            with ThreadPoolExecutor(len(self.runners), "closing") as threads:  # each may take its time: they take it together
-                list(threads.map(SinkRunner.close, self.runners))
+        closing = [threading.Thread(target=runner.close, name="closing", daemon=True) for runner in self.runners]
+        for thread in closing:  # each may take its time: they take it together
+            thread.start()
+        for thread in closing:
+            thread.join()
 
     def files(self) -> list[str]:
         """Return where something was written, for people."""

@@ -1,7 +1,7 @@
 """Calibration that is set up as users are known to do it wrong: the command gives the verdict, not an engine; set up right it passes.
 
-A small model of signs by day and by night, all in warm colours, on images wider than the input: what is never seen so in calibration is cut
-off. Stretching to the input's shape alone costs such a model nothing, and passes.
+What INT8 is not shown in calibration it cuts off. How much that costs is a matter of model and data: here they are such that each mistake
+hides something. Signs are stripes, finer than a narrow copy of the image can show; red alone tells of them; there are day and night.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from tests.conftest import SMALL_NETWORK, Commands, Finished
 COMMAND = "export/build_engine.py"
 CLASSES = ("stop", "yield")
 ALLOWED: Final = 1.5  # points of AP; of 24 images and networks that small half a point is chance
-_BGR = ((20, 20, 230), (30, 200, 230))
-_AT_NIGHT = 0.3  # of the brightness by day
+MIDDLE: Final = 127  # 0 after normalisation
+STRIPES: Final = ((220, 0), (0, 220))
+AT_NIGHT: Final = 0.3  # of the brightness by day
 
 Image = NDArray[np.uint8]
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Signs:
 
 
 def write_signs(folder: Path) -> None:
-    """Write a COCO data set with three things on each image, square signs and, unlabelled, posts; half of the images by night."""
+    """Write a COCO data set with two signs on each image, as bright on average as what is around them; half of the images by night."""
     generator = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
-    for split, images in (("train", 72), ("val", 24)):
+    for split, images in (("train", 48), ("val", 24)):
         (folder / split).mkdir()
         labels: dict[str, list[dict[str, Any]]] = {
             "images": [{"id": index, "file_name": f"{index}.png", "width": 96, "height": 48} for index in range(images)],
@@ -67,23 +69,22 @@ def write_signs(folder: Path) -> None:
             "categories": [{"id": index, "name": name} for index, name in enumerate(CLASSES)],
         }
         for index in range(images):
-            image = generator.integers(90, 130, (48, 96, 3), dtype=np.uint8)
-            for left in (0, 32, 64):
-                kind, side, is_post = int(generator.integers(len(CLASSES))), int(generator.integers(18, 27)), generator.random() < 0.4
-                width, height = (side // 2, side + 20) if is_post else (side, side)
-                x, y = left + int(generator.integers(32 - width)), int(generator.integers(48 - height))
-                image[y : y + height, x : x + width] = _BGR[kind]
-                if not is_post:
-                    box = {"category_id": kind, "bbox": [x, y, side, side], "area": side * side, "iscrowd": 0}
-                    labels["annotations"].append({**box, "id": len(labels["annotations"]), "image_id": index})
-            brightness = _AT_NIGHT if generator.random() < 0.5 else 1
-            cv2.imwrite(str(folder / split / f"{index}.png"), (image * brightness).astype(np.uint8))
+            image = np.full((48, 96, 3), MIDDLE, np.uint8)
+            red = generator.integers(90, 131, (48, 96))
+            for left in (0, 48):
+                side, kind = int(generator.integers(20, 29)), int(generator.integers(len(CLASSES)))
+                x, y = left + int(generator.integers(48 - side)), int(generator.integers(48 - side))
+                red[y : y + side, x : x + side] = np.where(np.arange(side) % 4 < 2, *STRIPES[kind])
+                box = {"category_id": kind, "bbox": [x, y, side, side], "area": side * side, "iscrowd": 0}
+                labels["annotations"].append({**box, "id": len(labels["annotations"]), "image_id": index})
+            image[..., 2] = red * (AT_NIGHT if generator.random() < 0.5 else 1)
+            cv2.imwrite(str(folder / split / f"{index}.png"), image)
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(labels))
 
 
 @pytest.fixture(scope="module")
 def finished(torch_python: str, tmp_path_factory: pytest.TempPathFactory) -> Signs:
-    """Signs, a model trained on them, exported, and calibrated as is right. Not to be changed."""
+    """Signs, a model trained on them that looks at red alone, exported, and calibrated as is right. Not to be changed."""
     signs = Signs(tmp_path_factory.mktemp("signs"), Finished(0, "", ""))
     commands = Commands(signs.folder)
     write_signs(signs.data)
@@ -92,6 +93,8 @@ def finished(torch_python: str, tmp_path_factory: pytest.TempPathFactory) -> Sig
         "--epochs", 12, "--batch", 4, "--lr", 1e-2, "--augment", 0, "--no-flip", "--average-decay", 0.9, python=torch_python,
     )  # fmt: skip
     commands.must("export/export_onnx.py", "--model", signs.model, python=torch_python)
+    # Green and blue are 0 after normalisation, and what was not learned of them is still as it was drawn.
+    change_first_convolution(signs.model, lambda weights, bias: (weights * np.reshape(np.float32([1, 0, 0]), (1, 3, 1, 1)), bias))
     return dataclasses.replace(signs, said=commands.must(COMMAND, "--int8", "--model", signs.model, "--max-ap-drop", ALLOWED))
 
 
@@ -129,7 +132,7 @@ def assert_refused(done: Finished, signs: Signs) -> None:
 
 def test_set_up_right_it_passes(finished: Signs) -> None:
     assert "verdict: passed, INT8 changes AP by" in finished.said.out
-    assert "128 images to calibrate on were asked for, 72 are there: using all" in finished.said.out
+    assert "128 images to calibrate on were asked for, 48 are there: using all" in finished.said.out
     card = read_card(finished.model)
     assert card.accuracy[0].ap > 0.4  # there is something to lose
     with open_engine(finished.model, card, "auto") as engine:
@@ -137,8 +140,9 @@ def test_set_up_right_it_passes(finished: Signs) -> None:
 
 
 def test_images_stretched_to_a_narrow_strip(signs: Signs) -> None:
-    """As prepared for another input, of a portrait camera: signs are slivers there."""
-    assert_refused(calibrated_on(signs, lambda image: cv2.resize(image, (32, 192)).astype(np.uint8)), signs)
+    """As prepared for another input, that of a portrait camera: stripes of four pixels are one."""
+    stretched = calibrated_on(signs, lambda image: cv2.resize(image, (24, 96), interpolation=cv2.INTER_AREA).astype(np.uint8))
+    assert_refused(stretched, signs)
 
 
 def test_images_stretched_to_the_inputs_shape_cost_nothing_here(signs: Signs) -> None:
@@ -172,14 +176,17 @@ def test_images_scaled_to_one(signs: Signs) -> None:
 
 
 def test_one_image(signs: Signs) -> None:
-    arguments = ("--int8", "--model", signs.model, "--images", 1, "--max-ap-drop", ALLOWED)
+    """One by night: whatever the seed that draws it, signs by day are brighter."""
+    samples, spec = read_dataset(signs.data).train, read_card(signs.model).input
+    seed = next(seed for seed in range(100) if choose_images(samples, spec, 1, seed)[0][:48, :, 2].mean() < 60)
+    arguments = ("--int8", "--model", signs.model, "--images", 1, "--seed", seed, "--max-ap-drop", ALLOWED)
     assert_refused(Commands(signs.folder)(COMMAND, *arguments), signs)
 
 
 def test_ranges_of_a_network_without_normalisation(signs: Signs) -> None:
     """Which calibration cannot give, since the graph normalises; ranges from a file, as fine-tuning leaves one, can be anybody's."""
     plan, card = read_plan(signs.model / QUANTIZATION_FILE, ""), read_card(signs.model)
-    images = choose_images(read_dataset(signs.data).train, card.input, 72, 0)
+    images = choose_images(read_dataset(signs.data).train, card.input, 48, 0)
     ranges = activation_ranges(without_normalisation(signs.model / ONNX_FILE), list(plan.reaches), images, "percentile")
     shared = tuple(dataclasses.replace(one, reach=max(ranges[name] for name in one.tensors)) for one in plan.ranges)
     write_plan(signs.model / LEARNED_RANGES_FILE, dataclasses.replace(plan, ranges=shared))
@@ -213,7 +220,7 @@ def test_a_layer_that_is_dead_or_overflows_is_named(
     model: Path, scenes: Path, tmp_path: Path, weight: float, bias: float, expected: str
 ) -> None:
     before = file_sha256(model / INT8_FILE)
-    layer = fill_first_convolution(model, weight, bias)
+    layer = change_first_convolution(model, lambda *both: (np.full_like(both[0], weight), np.full_like(both[1], bias)))
     done = Commands(tmp_path)(COMMAND, "--int8", "--model", model, "--data", scenes, "--images", 2)
     assert done.code == 2, done.out + done.err
     line = done.err.splitlines()[-1]
@@ -222,18 +229,17 @@ def test_a_layer_that_is_dead_or_overflows_is_named(
     assert file_sha256(model / INT8_FILE) == before
 
 
-def fill_first_convolution(model: Path, weight: float, bias: float) -> str:
-    """Fill weights and biases of the first convolution in model.onnx, which the card is told of; return its name or that behind it."""
+def change_first_convolution(model: Path, change: Callable[[Array, Array], tuple[Array, Array]]) -> str:
+    """Change weights [outputs, RGB, ...] and biases in model.onnx, which the card is told of; return the name of the layer behind."""
     file, card_file = model / ONNX_FILE, model / "card.json"
     graph = onnx.load(file)
     first = next(node for node in graph.graph.node if node.op_type == "Conv")
-    tensors = dict(constants(graph))
-    for name, value in zip(first.input[1:], (weight, bias), strict=True):
-        filled = np.full_like(numpy_helper.to_array(tensors[name]), value)
-        tensors[name].CopyFrom(numpy_helper.from_array(filled, name))
+    tensors = [dict(constants(graph))[name] for name in first.input[1:]]
+    weights, bias = (numpy_helper.to_array(tensor) for tensor in tensors)
+    for tensor, changed in zip(tensors, change(weights, bias), strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     onnx.save(graph, file)
     card = json.loads(card_file.read_text())
     card["onnx"]["sha256"] = file_sha256(file)
     card_file.write_text(json.dumps(card))
-    reader = next(node for node in graph.graph.node if first.output[0] in node.input)
-    return str(reader.name)
+    return str(next(node for node in graph.graph.node if first.output[0] in node.input).name)

@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import signal
+import threading
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -269,11 +270,12 @@ def test_what_comes_while_outputs_close_is_nobodys_loss(model):
 
 def test_an_interrupted_close_of_outputs_is_not_begun_again(model):
     class Hanging:
-        calls = 0
+        calls, released = 0, threading.Event()
 
         def close(self):
             self.calls += 1
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # somebody loses patience
+            self.released.wait(30)
 
     sinks = StreamSinks(StreamOptions(model=model, outputs=OutputOptions(window=False)), [], None, lambda: None)
     sinks.runners = [Hanging()]
@@ -281,6 +283,7 @@ def test_an_interrupted_close_of_outputs_is_not_begun_again(model):
         sinks.close()
     sinks.close()
     assert sinks.runners[0].calls == 1
+    Hanging.released.set()
 
 
 def test_outputs_are_checked_before_anything_is_opened(tmp_path, model):
