@@ -4,8 +4,8 @@ import json
 import os
 import runpy
 import signal
-import threading
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
