@@ -202,7 +202,7 @@ def measure_split(
         if (timed := speeds.get(variant.precision)) is not None:
             speed = timed.frames_per_second, ratio(speeds["fp32"], timed).median
         points, points50 = 100 * (metrics.ap - fp32[0].ap), 100 * (metrics.ap50 - fp32[0].ap50)
-        interval = -100 * drop.high, -100 * drop.low
+        interval = 0.0 - 100 * drop.high, 0.0 - 100 * drop.low  # not -0.0
         rows.append(Row(split, len(samples), variant.name, metrics.ap, metrics.ap50, points, *interval, points50, *speed))
     return rows
 
@@ -212,7 +212,7 @@ def print_table(run: dict[str, object], rows: Sequence[Row]) -> None:
     print(f"{run['data']}: {run['backbone']}, {run['width']}x{run['height']}, {run['train_images']} training images")
     print("| split | precision | AP | AP50 | points of AP | 95 % interval | frames/s | times FP32 |\n|---|---|---|---|---|---|---|---|")
     for row in rows:
-        speed = [value and f"{value:.{digits}f}" for value, digits in ((row.frames_per_second, 1), (row.times_fp32, 2))]
+        speed = [f"{value:.{digits}f}" if value else "" for value, digits in ((row.frames_per_second, 1), (row.times_fp32, 2))]
         points = f"{row.points:+.2f} | {row.points_low:+.2f} to {row.points_high:+.2f}" if row.precision != "FP32" else " | "
         print(f"| {row.split}, {row.images} | {row.precision} | {row.ap:.4f} | {row.ap50:.4f} | {points} | {' | '.join(speed)} |")
 

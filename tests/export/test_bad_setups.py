@@ -34,7 +34,7 @@ COMMAND = "export/build_engine.py"
 CLASSES = ("stop", "yield")
 ALLOWED: Final = 1.5  # points of AP; of 24 images and networks that small half a point is chance
 MIDDLE: Final = 127  # 0 after normalisation
-STRIPES: Final = ((220, 0), (0, 220))
+PERIODS: Final = (4, 2)  # pixels of the stripes of each class
 AT_NIGHT: Final = 0.3  # of the brightness by day
 
 Image = NDArray[np.uint8]
@@ -74,7 +74,7 @@ def write_signs(folder: Path) -> None:
             for left in (0, 48):
                 side, kind = int(generator.integers(20, 29)), int(generator.integers(len(CLASSES)))
                 x, y = left + int(generator.integers(48 - side)), int(generator.integers(48 - side))
-                red[y : y + side, x : x + side] = np.where(np.arange(side) % 4 < 2, *STRIPES[kind])
+                red[y : y + side, x : x + side] = np.where(np.arange(side) % PERIODS[kind] < PERIODS[kind] // 2, 220, 0)
                 box = {"category_id": kind, "bbox": [x, y, side, side], "area": side * side, "iscrowd": 0}
                 labels["annotations"].append({**box, "id": len(labels["annotations"]), "image_id": index})
             image[..., 2] = red * (AT_NIGHT if generator.random() < 0.5 else 1)
@@ -94,7 +94,7 @@ def finished(torch_python: str, tmp_path_factory: pytest.TempPathFactory) -> Sig
     )  # fmt: skip
     commands.must("export/export_onnx.py", "--model", signs.model, python=torch_python)
     # Green and blue are 0 after normalisation, and what was not learned of them is still as it was drawn.
-    change_first_convolution(signs.model, lambda weights, bias: (weights * np.reshape(np.float32([1, 0, 0]), (1, 3, 1, 1)), bias))
+    change_first_convolution(signs.model, lambda weights, bias: (weights * np.array([1, 0, 0], np.float32).reshape(1, 3, 1, 1), bias))
     return dataclasses.replace(signs, said=commands.must(COMMAND, "--int8", "--model", signs.model, "--max-ap-drop", ALLOWED))
 
 
