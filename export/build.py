@@ -149,8 +149,9 @@ def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard
     write_card(folder, card)
     if not verdict.passed and not verdict.forced:
         search = "" if options.search else "equalize channels or keep layers out of INT8 with --search, "
+        other = "" if options.calibration is None else "calibrate on the training images, without --calibration, "
         remedy = (
-            f"{search}calibrate with more --images or another --method, fine-tune with python training/train.py --qat --model {folder}, "
+            f"{other}{search}calibrate with more --images or another --method, fine-tune with python training/train.py --qat --model {folder}, "
             "or accept it with --force"
         )
         raise VerdictError(f"{verdict_words(verdict)}{losses(verdict)}: {remedy}")

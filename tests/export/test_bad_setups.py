@@ -143,6 +143,7 @@ def test_images_stretched_to_a_narrow_strip(signs: Signs) -> None:
     """As prepared for another input, that of a portrait camera: stripes of four pixels are one."""
     stretched = calibrated_on(signs, lambda image: cv2.resize(image, (24, 96), interpolation=cv2.INTER_AREA).astype(np.uint8))
     assert_refused(stretched, signs)
+    assert "without --calibration" in stretched.err
 
 
 def test_images_stretched_to_the_inputs_shape_cost_nothing_here(signs: Signs) -> None:
