@@ -151,8 +151,8 @@ def _with_int8(folder: Path, card: ModelCard, options: Int8Options) -> ModelCard
         search = "" if options.search else "equalize channels or keep layers out of INT8 with --search, "
         other = "" if options.calibration is None else "calibrate on the training images, without --calibration, "
         remedy = (
-            f"{other}{search}calibrate with more --images or another --method, fine-tune with python training/train.py --qat --model {folder}, "
-            "or accept it with --force"
+            f"{other}{search}calibrate with more --images or another --method, "
+            f"fine-tune with python training/train.py --qat --model {folder}, or accept it with --force"
         )
         raise VerdictError(f"{verdict_words(verdict)}{losses(verdict)}: {remedy}")
     print(f"verdict: {'passed' if verdict.passed else 'accepted by --force'}, {verdict_words(verdict)}", flush=True)
