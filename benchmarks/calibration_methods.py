@@ -4,9 +4,7 @@ Scales of each choice of images are those that `export/build_engine.py --int8 --
 """
 
 import argparse
-import csv
 import datetime
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -16,8 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import add_to_csv, result_path
+
     from retinanet_edge.runtime.arguments import whole_number
-    from retinanet_edge.runtime.errors import UserInputError, run_command
+    from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, then use .venv/bin/python (or pip install -e '.[cpu]')", file=sys.stderr)
@@ -61,15 +61,13 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     here = machine("OpenVINO")
-    out = arguments.out or Path("benchmarks") / f"calibration_methods_{re.sub('[^a-z0-9]+', '-', here.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("calibration_methods", here, arguments.out)
     folder = find_model_folder(arguments.model)
     card = read_card(folder)
     dataset = read_dataset(arguments.data or data_of_card(folder, card))
     fp32, rows = measure(folder, card, dataset, arguments.images, arguments.methods, arguments.seeds)
     print_table(fp32, rows)
-    add_to_csv(out, describe_run(card, dataset, here, fp32), rows)
+    add_to_csv(out, describe_run(card, dataset, here, fp32), [asdict(row) for row in rows])
     print(f"wrote {out}")
 
 
@@ -146,18 +144,6 @@ def describe_run(card: "ModelCard", dataset: "Dataset", machine: str, fp32: "Coc
         "data": dataset.root.name, "train_images": len(dataset.train), "val_images": len(dataset.val), "backbone": card.network.backbone,
         "height": card.input.height, "width": card.input.width, "fp32_ap": round(fp32.ap, 5), "fp32_ap50": round(fp32.ap50, 5),
     }  # fmt: skip
-
-
-def add_to_csv(path: Path, run: dict[str, object], rows: Sequence[Row]) -> None:
-    """Write one line for each INT8 model, each with what describes the run, behind what other runs wrote."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*run, *asdict(rows[0])], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            figures = {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(row).items()}
-            writer.writerow({**run, **figures})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import result_path
+
     from retinanet_edge.runtime.arguments import size, whole_number
     from retinanet_edge.runtime.errors import RetinaNetEdgeError, UserInputError, run_command
 except ModuleNotFoundError:
@@ -48,9 +50,7 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     name = machine("OpenVINO")
-    out = arguments.out or Path("benchmarks") / f"int8_cpu_{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("int8_cpu", name, arguments.out)
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.model or make_model(Path(scratch), arguments.backbone, *arguments.input)
         results = measure(model, arguments.rounds, arguments.calls)

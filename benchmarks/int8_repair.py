@@ -5,9 +5,7 @@ SIGMA channels between convolutions are first scaled apart by 2^N(0, SIGMA), whi
 """
 
 import argparse
-import csv
 import datetime
-import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import add_to_csv, result_path
+
     from retinanet_edge.runtime.arguments import number, whole_number
-    from retinanet_edge.runtime.errors import UserInputError, run_command
+    from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, then use .venv/bin/python (or pip install -e '.[cpu]')", file=sys.stderr)
@@ -66,9 +66,7 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     here = machine("OpenVINO")
-    out = arguments.out or Path("benchmarks") / f"int8_repair_{re.sub('[^a-z0-9]+', '-', here.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("int8_repair", here, arguments.out)
     folder = find_model_folder(arguments.model)
     card = read_card(folder)
     dataset = read_dataset(arguments.data or data_of_card(folder, card))
@@ -78,7 +76,7 @@ def main() -> None:
         "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(), "machine": here, "data": dataset.root.name,
         "val_images": len(dataset.val), "backbone": card.network.backbone, "spread": arguments.spread, "fp32_ap": round(fp32_ap, 5),
     }  # fmt: skip
-    add_to_csv(out, run, rows)
+    add_to_csv(out, run, [asdict(row) for row in rows])
     print(f"wrote {out}")
 
 
@@ -183,18 +181,6 @@ def print_table(fp32_ap: float, rows: Sequence[Row]) -> None:
     for repair in REPAIRS:
         points, proxy = ([value(row) for row in rows if row.repair == repair] for value in (lambda r: r.points, lambda r: r.proxy))
         print(f"{repair:>16}{statistics.mean(points):>+9.2f} ({min(points):+.2f}){statistics.mean(proxy):>10.4f}")
-
-
-def add_to_csv(path: Path, run: dict[str, object], rows: Sequence[Row]) -> None:
-    """Write one line for each INT8 model, each with what describes the run, behind what other runs wrote."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*run, *asdict(rows[0])], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            figures = {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(row).items()}
-            writer.writerow({**run, **figures})
 
 
 if __name__ == "__main__":

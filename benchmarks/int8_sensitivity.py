@@ -4,9 +4,7 @@ One layer in INT8 changes AP by less than a validation split can tell from chanc
 """
 
 import argparse
-import csv
 import datetime
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import add_to_csv, result_path
+
     from retinanet_edge.runtime.arguments import whole_number
-    from retinanet_edge.runtime.errors import UserInputError, run_command
+    from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, then use .venv/bin/python (or pip install -e '.[cpu]')", file=sys.stderr)
@@ -53,9 +53,7 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     here = machine("OpenVINO")
-    out = arguments.out or Path("benchmarks") / f"int8_sensitivity_{re.sub('[^a-z0-9]+', '-', here.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("int8_sensitivity", here, arguments.out)
     folder = find_model_folder(arguments.model)
     card = read_card(folder)
     dataset = read_dataset(arguments.data or data_of_card(folder, card))
@@ -69,7 +67,7 @@ def main() -> None:
         "val_images": len(dataset.val), "backbone": card.network.backbone, "bits": arguments.bits,
         "rank_correlation": round(correlation, 3),
     }  # fmt: skip
-    add_to_csv(out, run, rows)
+    add_to_csv(out, run, [asdict(row) for row in rows])
     print(f"wrote {out}")
 
 
@@ -123,17 +121,6 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
         return [float(np.mean([*np.flatnonzero(np.sort(values) == value)])) for value in values]
 
     return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
-
-
-def add_to_csv(path: Path, run: dict[str, object], rows: Sequence[Row]) -> None:
-    """Write one line for each layer, each with what describes the run, behind what other runs wrote."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*run, *asdict(rows[0])], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({**run, "layer": row.layer, "proxy": round(row.proxy, 5), "points_lost": round(row.points_lost, 3)})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ Scales are those that `export/build_engine.py --int8 --method M --images N` woul
 """
 
 import argparse
-import csv
 import datetime
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,8 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import add_to_csv, result_path
+
     from retinanet_edge.runtime.arguments import whole_number
-    from retinanet_edge.runtime.errors import UserInputError, run_command
+    from retinanet_edge.runtime.errors import run_command
     from retinanet_edge.runtime.model_folder import DEFAULT_MODEL
 except ModuleNotFoundError:
     print("error: retinanet-edge is not installed: run make setup, then use .venv/bin/python (or pip install -e '.[cpu]')", file=sys.stderr)
@@ -116,9 +116,7 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     here = machine("OpenVINO")
-    out = arguments.out or Path("benchmarks") / f"int8_table_{re.sub('[^a-z0-9]+', '-', here.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("int8_table", here, arguments.out)
     for model in arguments.model:
         folder = find_model_folder(model)
         card = read_card(folder)
@@ -129,7 +127,7 @@ def main() -> None:
             rows = [row for split in arguments.splits for row in measure_split(variants, card, dataset, split, speeds)]
         run = describe_run(card, dataset, here, arguments.images)
         print_table(run, rows)
-        add_to_csv(out, run, rows)
+        add_to_csv(out, run, [asdict(row) for row in rows])
     print(f"wrote {out}")
 
 
@@ -226,19 +224,6 @@ def describe_run(card: "ModelCard", dataset: "Dataset", machine: str, images: in
         "data": dataset.root.name, "train_images": len(dataset.train), "backbone": card.network.backbone,
         "height": card.input.height, "width": card.input.width, "calibration_images": min(images, len(dataset.train)),
     }  # fmt: skip
-
-
-def add_to_csv(path: Path, run: dict[str, object], rows: Sequence[Row]) -> None:
-    """Write one line for each row, each with what describes the run, behind what other runs wrote."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for row in rows:
-            line = {**run, **{name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(row).items()}}
-            if new:
-                writer.writerow(line)
-            writer.writerow(line.values())
-            new = False
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import csv
 import datetime
 import importlib.metadata
-import re
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from unittest.mock import patch
 
 try:
     import numpy as np
+    from result_file import result_path
 
     from retinanet_edge.runtime import tracker as our_module
     from retinanet_edge.runtime.arguments import whole_number
@@ -74,9 +74,7 @@ def main() -> None:
     from retinanet_edge.runtime.speed import machine
 
     name = machine("numpy")
-    out = arguments.out or Path("benchmarks") / f"tracking_{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("tracking", name, arguments.out)
     run = {
         "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(), "machine": name, "numpy": np.__version__,
         "trackers": importlib.metadata.version("trackers"), "scenes": arguments.scenes,

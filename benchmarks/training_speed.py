@@ -7,7 +7,6 @@ import argparse
 import csv
 import datetime
 import os
-import re
 import statistics
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
+    from result_file import result_path
+
     from retinanet_edge.runtime.arguments import size, whole_number
     from retinanet_edge.runtime.errors import RetinaNetEdgeError, UserInputError, run_command
     from retinanet_edge.runtime.progress import Progress
@@ -76,9 +77,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py does, before torch loads
     setup = make_setup(arguments)
     machine = describe_machine(setup.device)
-    out = arguments.out or Path("benchmarks") / f"training_speed_{re.sub('[^a-z0-9]+', '-', machine.lower()).strip('-')}.csv"
-    if not out.parent.is_dir() or out.is_dir():
-        raise UserInputError(f"--out must be a file in a folder that exists, got {out}: make that, or run this from the project's folder")
+    out = result_path("training_speed", machine, arguments.out)
     entries = make_entries(setup)
     rows = make_rows(entries, measure(entries, setup, arguments.rounds, arguments.steps))
     print(f"{machine}: {setup.backbone}, {setup.height}x{setup.width}, batch {setup.batch}, {setup.precision}")
